@@ -1,0 +1,105 @@
+"""A thin synchronous face of TeacherClient, for notebooks, scripts and the trainer's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from protos.client import PutPrompt, TeacherClient, WireStats
+from protos.item import ScoreItem
+from protos.prompt import Prompt
+from protos.scores import Scores
+from protos.teacher_info import TeacherInfo
+
+T = TypeVar("T")
+
+
+class SyncTeacherClient:
+    """TeacherClient on an event loop in a thread of its own. Use as a context manager.
+
+    Takes TeacherClient's arguments. `submit_*` return concurrent futures, so that many items can be under way.
+    """
+
+    def __init__(self, address: str, **settings: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="teacher-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._client = self._call(_open(address, settings))
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> SyncTeacherClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def info(self) -> TeacherInfo:
+        """Who the teacher is."""
+        return self._client.info
+
+    @property
+    def stats(self) -> WireStats:
+        """What crossed the wire so far."""
+        return self._client.stats
+
+    def put_prompt(self, prompt: Prompt) -> PutPrompt:
+        """See TeacherClient.put_prompt."""
+        return self.submit_prompt(prompt).result()
+
+    def submit_prompt(self, prompt: Prompt) -> Future[PutPrompt]:
+        """The same, as a future."""
+        return self._submit(self._client.put_prompt(prompt))
+
+    def drop_prompt(self, prompt: PutPrompt) -> None:
+        """See TeacherClient.drop_prompt."""
+        self._call(self._client.drop_prompt(prompt))
+
+    def score(self, prompt: PutPrompt, item: ScoreItem) -> Scores:
+        """See TeacherClient.score."""
+        return self.submit_score(prompt, item).result()
+
+    def submit_score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Future[Scores]:
+        """The same, as a future; the prompt may still be on its way."""
+        return self._submit(self._score(prompt, item))
+
+    def close(self) -> None:
+        """End the stream and the thread."""
+        if self._thread.is_alive():
+            self._call(self._client.close())
+            self._stop()
+
+    async def _score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Scores:
+        if isinstance(prompt, Future):  # shared by a prompt's responses: one's end is not the others'
+            prompt = await asyncio.shield(asyncio.wrap_future(prompt))
+        return await self._client.score(prompt, item)
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._submit(work).result()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _open(address: str, settings: dict[str, Any]) -> TeacherClient:
+    # asyncio primitives belong to the loop that they are made on.
+    client = TeacherClient(address, **settings)
+    try:
+        await client.connect()
+    except BaseException:
+        await client.close()
+        raise
+    return client

@@ -1,0 +1,1 @@
+"""The teacher: a gRPC server that scores a student's own answers, with the picture and without."""

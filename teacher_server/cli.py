@@ -1,0 +1,66 @@
+"""`teacher-server`: parse first, import torch afterwards, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tomllib
+from pathlib import Path
+
+import tyro
+from pydantic import ValidationError
+
+from teacher_server.config import ServeConfig
+
+USAGE = """usage: teacher-server COMMAND [options]
+
+commands:
+  serve     score students' responses over gRPC
+
+`teacher-server COMMAND --help` shows a command's options."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0, or 2 where the command line or configuration is wrong."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command != "serve":
+        print(f"unknown command {command!r}\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        config = _read_config(rest)
+        if not config.model:
+            raise ValueError("no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file")
+        _run_serve(config)
+    except (ValidationError, ValueError, OSError) as error:
+        print(f"teacher-server serve: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _read_config(arguments: list[str]) -> ServeConfig:
+    """TOML first (--config), then the other options over it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    values = tomllib.loads(known.config.read_text()) if known.config else {}
+    return tyro.cli(
+        ServeConfig,
+        args=rest,
+        default=ServeConfig.model_validate(values),
+        prog="teacher-server serve [--config TOML]",
+        description="Serve a teacher over gRPC. Options override the TOML file given with --config.",
+    )
+
+
+def _run_serve(config: ServeConfig) -> None:
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    from teacher_server.serve import serve
+
+    serve(config)

@@ -1,0 +1,143 @@
+"""Settings of `teacher-server serve`: TOML first, then command-line overrides. Imports no torch."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from protos.teacher_info import Limits
+
+
+class Settings(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ServerConfig(Settings):
+    """Where the server listens."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback also needs `insecure`."""
+    port: int = Field(default=50051, ge=0, le=65535)
+    """Port to bind; 0 picks a free one (see `port_file`)."""
+    port_file: Path | None = None
+    """Once the server is ready its host:port is written here."""
+    insecure: bool = False
+    """Serve an open network without TLS or tokens: whoever reaches the port can use the teacher."""
+    grace_s: float = Field(default=30.0, ge=0)
+    """After SIGTERM, seconds to finish what was admitted."""
+
+    @model_validator(mode="after")
+    def _loopback_or_insecure(self) -> ServerConfig:
+        if not (self.insecure or _is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host!r} is reachable by others, and there is neither TLS nor a token: bind 127.0.0.1, "
+                "or say --server.insecure if the network is yours alone"
+            )
+        return self
+
+
+class TransformersEngineConfig(Settings):
+    """The embedded engine: any AutoModelForImageTextToText, on a CPU or one GPU."""
+
+    kind: Literal["transformers"] = "transformers"
+    """The engine."""
+    device: str = "auto"
+    """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; "auto" takes the checkpoint's. Scores are computed in float32 in any case."""
+    attn_implementation: str | None = None
+    """Passed to transformers, such as "sdpa"."""
+    revision: str | None = None
+    """Of a hub model."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the engine; None leaves torch's choice."""
+    deterministic: bool = False
+    """One response per forward and no shared prefix: the same request gives the same bits, whatever else is in
+    flight."""
+    max_batch_tokens: int = Field(default=16_384, ge=1)
+    """Padded tokens in one forward pass, both contexts counted."""
+    batch_wait_ms: float = Field(default=1.0, ge=0)
+    """How long an idle engine waits for company before it takes a first item, milliseconds."""
+    share_prefix: bool = True
+    """Encode a prompt's images and tokens once for all of its responses."""
+    prefix_cache_tokens: int = Field(default=65_536, ge=0)
+    """Prompt tokens whose keys and values are kept for responses still to come."""
+    chunk_rows: int = Field(default=256, ge=1)
+    """Rows whose full-vocabulary log-probabilities exist at a time: 256 rows of 152k are 0.15 GiB a copy."""
+
+
+class LimitsConfig(Settings):
+    """What a client may ask for. Published in Describe; every refusal names its limit."""
+
+    max_item_bytes: int = Field(default=Limits.max_item_bytes, ge=1)
+    """One prompt or request, bytes. gRPC's own limit is twice that."""
+    max_stream_bytes: int = Field(default=Limits.max_stream_bytes, ge=1)
+    """Prompts kept for one stream, bytes."""
+    max_prompts: int = Field(default=Limits.max_prompts, ge=1)
+    """Prompts kept for one stream."""
+    max_images: int = Field(default=Limits.max_images, ge=0)
+    """Images in one prompt."""
+    max_image_bytes: int = Field(default=Limits.max_image_bytes, ge=1)
+    """One encoded image, bytes."""
+    max_image_pixels: int = Field(default=Limits.max_image_pixels, ge=1)
+    """Width times height of one image."""
+    max_prompt_pixels: int = Field(default=Limits.max_prompt_pixels, ge=1)
+    """Pixels of all images in one prompt."""
+    max_k: int = Field(default=Limits.max_k, ge=1)
+    """Teacher's top-k."""
+    max_candidates: int = Field(default=Limits.max_candidates, ge=0)
+    """Student's candidates per response token."""
+    max_response_tokens: int = Field(default=Limits.max_response_tokens, ge=1)
+    """Tokens of one response."""
+    max_chunk_rows: int = Field(default=Limits.max_chunk_rows, ge=1)
+    """Rows in one Scores message."""
+    stream_window_tokens: int = Field(default=65_536, ge=1)
+    """Response tokens that one stream may have under way."""
+
+    @model_validator(mode="after")
+    def _window_holds_a_response(self) -> LimitsConfig:
+        if self.stream_window_tokens < self.max_response_tokens:
+            raise ValueError(
+                f"stream_window_tokens {self.stream_window_tokens} is below max_response_tokens "
+                f"{self.max_response_tokens}: the longest response could never be sent; raise the one or lower the "
+                "other"
+            )
+        return self
+
+    def published(self) -> Limits:
+        """The limits as Describe tells them."""
+        names = set(Limits.__dataclass_fields__) & set(LimitsConfig.model_fields)
+        values = {name: getattr(self, name) for name in names}
+        return Limits(**values, max_message_bytes=2 * self.max_item_bytes)
+
+
+class ServeConfig(Settings):
+    """Everything that `teacher-server serve` needs to know."""
+
+    model: str = ""
+    """Folder or hub id of the teacher."""
+    teacher_id: str = "teacher"
+    """Name that stands in every answer."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the server says."""
+    server: ServerConfig = ServerConfig()
+    """Where the server listens."""
+    engine: TransformersEngineConfig = TransformersEngineConfig()
+    """What computes the scores."""
+    limits: LimitsConfig = LimitsConfig()
+    """What a client may ask for."""
+

@@ -1,0 +1,78 @@
+"""What every front end shares: limits are enforced here, then the engine is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from protos.errors import DeadlineExceeded, ErrorDetail, PreconditionFailed, TeacherError
+from protos.fingerprint import echo
+from protos.item import ScoreItem
+from protos.prompt import Prompt
+from protos.scores import Scores
+from protos.teacher_info import TeacherInfo
+from teacher_server.engines.engine import Engine, Job, PreparedPrompt
+from teacher_server.images import decode_images
+from teacher_server.validation import check_item, check_prompt
+
+
+class TeacherCore:
+    """Scores prompts and items that keep the rules; everything else is a TeacherError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._on_decode = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    @property
+    def info(self) -> TeacherInfo:
+        """Identity and limits."""
+        return self._engine.info
+
+    async def prepare(self, prompt: Prompt) -> PreparedPrompt:
+        """Check, decode and expand a prompt."""
+        check_prompt(prompt, self.info)
+        loop = asyncio.get_running_loop()
+        images = await loop.run_in_executor(
+            self._on_decode, decode_images, prompt.images, self.info.limits
+        )
+        return await self._engine.prepare(prompt, images)
+
+    async def score(self, prompt: Awaitable[PreparedPrompt], item: ScoreItem) -> Scores:
+        """Scores with the teacher's name and the echo of what was scored.
+
+        The item's deadline runs from this call; a `prompt` still being prepared is waited for.
+        """
+        try:
+            async with asyncio.timeout(item.deadline_s):
+                prepared = await _usable(prompt)
+                check_item(item, prepared.mm_length, prepared.text_length, self.info)
+                scores = await self._engine.score(Job(prepared, item))
+        except TimeoutError as error:
+            if isinstance(error, TeacherError):
+                raise
+            raise DeadlineExceeded(
+                f"the deadline of {item.deadline_s:g} s passed before the scores were ready; allow more time or "
+                "send less at a time",
+                ErrorDetail("deadline_ms", f"{1000 * (item.deadline_s or 0):g}"),
+            ) from error
+        return replace(
+            scores,
+            teacher_id=self.info.teacher_id,
+            echo=echo(prepared.digest, scores.response_ids),
+        )
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self._engine.close()
+        self._on_decode.shutdown()
+
+
+async def _usable(prompt: Awaitable[PreparedPrompt]) -> PreparedPrompt:
+    try:
+        return await asyncio.shield(prompt)
+    except TeacherError as error:
+        raise PreconditionFailed(
+            f"the prompt was refused: {error.message}", error.detail
+        ) from error

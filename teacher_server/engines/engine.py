@@ -1,0 +1,81 @@
+"""The seam between the server and whatever computes scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from protos.errors import TeacherError
+from protos.item import ScoreItem
+from protos.prompt import Prompt
+from protos.scores import Scores
+from protos.teacher_info import TeacherInfo
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPrompt:
+    """A prompt that an engine can score responses to; its image files are no longer needed."""
+
+    digest: bytes
+    """Of the prompt, computed from the bytes that came (protos.fingerprint.prompt_digest)."""
+    mm_length: int
+    """Tokens after expansion."""
+    text_length: int
+    expected_responses: int
+    contexts: Any
+    """The engine's own."""
+    memory_bytes: int
+    """What keeping it costs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One response to one prepared prompt."""
+
+    prompt: PreparedPrompt
+    item: ScoreItem
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer context with the response."""
+        return max(self.prompt.mm_length, self.prompt.text_length) + len(self.item.response_ids)
+
+
+class Engine(Protocol):
+    """What the server talks to: any number of prompts and jobs at a time."""
+
+    @property
+    def info(self) -> TeacherInfo:
+        """Identity and limits."""
+        ...
+
+    async def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
+        """Expand and preprocess. `images` are decoded, in the order of their placeholders."""
+        ...
+
+    async def score(self, job: Job) -> Scores:
+        """Scores of one job; raises a TeacherError. Cancelling the awaiting task drops the job."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what runs and free the device."""
+        ...
+
+
+class BatchEngine(Protocol):
+    """A synchronous engine that scores a whole batch at a time; `teacher_server.batcher` makes an Engine of it."""
+
+    info: TeacherInfo
+    max_batch_tokens: int
+    max_batch_jobs: int | None
+
+    def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
+        """See Engine.prepare."""
+        ...
+
+    def score_batch(self, jobs: Sequence[Job]) -> list[Scores | TeacherError]:
+        """One answer per job, in order; a job's error is its own."""
+        ...

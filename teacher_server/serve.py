@@ -1,0 +1,108 @@
+"""`teacher-server serve`: load the engine, open the port, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from protos.channel import server_options
+from protos.v1 import teacher_pb2 as pb
+from protos.v1.teacher_pb2_grpc import add_TeacherServicer_to_server
+from teacher_server.batcher import Batcher
+from teacher_server.config import ServeConfig
+from teacher_server.core import TeacherCore
+from teacher_server.engines.engine import BatchEngine, Engine
+from teacher_server.servicer import Servicer
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Teacher"].full_name
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    asyncio.run(_serve(config))
+
+
+async def start_engine(config: ServeConfig) -> Engine:
+    """Load the engine that the configuration names; raises ValueError or OSError where it can't."""
+
+    def load() -> BatchEngine:
+        from teacher_server.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            config.model,
+            config.engine,
+            teacher_id=config.teacher_id,
+            limits=config.limits.published(),
+        )
+
+    return await Batcher.start(load, config.engine.batch_wait_ms / 1000)
+
+
+@contextlib.asynccontextmanager
+async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[str]:
+    """A server that answers at the address given; leaving the context drains it and closes the engine."""
+    core = TeacherCore(engine)
+    servicer = Servicer(core, config.limits.stream_window_tokens)
+    server = grpc.aio.server(options=server_options(core.info.limits))
+    add_TeacherServicer_to_server(servicer, server)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+        server,
+    )
+    wanted = f"{config.server.host}:{config.server.port}"
+    port = server.add_insecure_port(wanted)
+    if port == 0:
+        raise OSError(f"can't bind {wanted}: is another server there?")
+    await server.start()
+    for name in ("", SERVICE):
+        await health.set(name, SERVING)
+    try:
+        yield f"{config.server.host}:{port}"
+    finally:
+        for name in ("", SERVICE):
+            await health.set(name, NOT_SERVING)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(servicer.drain(), config.server.grace_s)
+        await server.stop(1.0)
+        await core.close()
+
+
+async def _serve(config: ServeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = await start_engine(config)
+    info = engine.info
+    log.info("loaded model=%s dtype=%s vocab_size=%d", info.model_id, info.dtype, info.vocab_size)
+    async with running_server(config, engine) as address:
+        log.info("serving address=%s teacher_id=%s engine=%s", address, info.teacher_id, info.engine)
+        if config.server.port_file is not None:
+            _write_whole(config.server.port_file, address)
+        await stop.wait()
+        log.info("draining grace_s=%g", config.server.grace_s)
+    log.info("stopped")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Readers see nothing or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

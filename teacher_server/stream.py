@@ -1,0 +1,292 @@
+"""One Score call: the prompts it put, the credit it has, the items under way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from protos.codec import (
+    error_to_proto,
+    item_from_proto,
+    prompt_from_proto,
+    scores_to_protos,
+    unsupported_prompt_part,
+    unsupported_request_part,
+)
+from protos.errors import (
+    Cancelled,
+    DuplicateId,
+    ErrorDetail,
+    InternalFault,
+    LimitExceeded,
+    PreconditionFailed,
+    TeacherError,
+    Unavailable,
+    Unimplemented,
+)
+from protos.v1 import teacher_pb2 as pb
+from teacher_server.core import TeacherCore
+from teacher_server.engines.engine import PreparedPrompt
+from teacher_server.validation import check_item_bytes
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_MS = 50
+"""Hint for an item that came without credit: about one batch of a busy engine."""
+
+
+@dataclass(eq=False)
+class _HeldPrompt:
+    content: bytes
+    """Sha256 of the message, to tell a repetition from a clash."""
+    ready: asyncio.Task[PreparedPrompt]
+    held_bytes: int
+    """As it came, and once it is prepared, as it is kept."""
+
+
+class Stream:
+    """Reads everything as it comes, answers as results are ready. Its state ends with it."""
+
+    def __init__(self, core: TeacherCore, window_tokens: int) -> None:
+        self._core = core
+        self._limits = core.info.limits
+        self._prompts: dict[int, _HeldPrompt] = {}
+        self._items: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue()
+        self._held_bytes = 0
+        self._spent = 0
+        self._granted = window_tokens
+        self._draining = False
+
+    async def run(
+        self, incoming: AsyncIterator[pb.ClientMessage]
+    ) -> AsyncIterator[pb.ServerMessage]:
+        """Answers, until the client half-closes (or the server drains) and what was admitted is answered."""
+        self._send(pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted)))
+        reader = asyncio.create_task(self._read(incoming))
+        try:
+            while (message := await self._outbox.get()) is not None:
+                yield message
+            if reader.done():
+                reader.result()
+        finally:
+            preparing = [held.ready for held in self._prompts.values()]
+            for task in (reader, *self._tasks, *preparing):
+                task.cancel()
+
+    async def drain(self) -> None:
+        """Say so, admit nothing more, end once everything admitted is answered."""
+        self._draining = True
+        notice = pb.Notice(draining=True, message="the teacher is shutting down")
+        self._send(pb.ServerMessage(notice=notice))
+        await self._finish()
+
+    async def _finish(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._outbox.put_nowait(None)
+
+    async def _read(self, incoming: AsyncIterator[pb.ClientMessage]) -> None:
+        try:
+            async for message in incoming:
+                self._handle(message)
+        finally:
+            await self._finish()
+
+    def _handle(self, message: pb.ClientMessage) -> None:
+        match message.WhichOneof("message"):
+            case "put_prompt":
+                self._put_prompt(message.put_prompt)
+            case "drop_prompt":
+                self._forget(message.drop_prompt.prompt_id)
+            case "score":
+                self._start_item(message.score)
+            case "cancel":
+                if (task := self._items.get(message.cancel.request_id)) is not None:
+                    task.cancel()
+            case _:
+                log.warning("unknown_message; is the client newer than this server?")
+
+    def _send(self, message: pb.ServerMessage) -> None:
+        self._outbox.put_nowait(message)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # ---------------------------------------------------------------------------------- prompts
+
+    def _put_prompt(self, message: pb.PutPrompt) -> None:
+        try:
+            held = self._hold(message)
+        except TeacherError as error:
+            self._send_prompt_error(message.prompt_id, error)
+        else:
+            self._start(self._acknowledge(message.prompt_id, held))
+
+    def _hold(self, message: pb.PutPrompt) -> _HeldPrompt:
+        """Register the prompt at once, so that what follows in the stream finds it."""
+        self._refuse_when_draining()
+        size = message.ByteSize()
+        check_item_bytes(size, self._core.info)
+        _refuse_unsupported(unsupported_prompt_part(message))
+        content = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+        held = self._prompts.get(message.prompt_id)
+        if held is not None:
+            if held.content != content:
+                raise DuplicateId(
+                    f"prompt {message.prompt_id} was put before with other content; choose a new id",
+                    ErrorDetail("prompt_id", str(message.prompt_id)),
+                )
+            return held
+        if len(self._prompts) >= self._limits.max_prompts:
+            limit = str(self._limits.max_prompts)
+            raise LimitExceeded(
+                f"the stream holds {limit} prompts, which is the limit; drop some",
+                ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit),
+            )
+        prompt = prompt_from_proto(message)
+        held = _HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)), 0)
+        self._prompts[message.prompt_id] = held
+        try:
+            self._account(held, size)
+        except LimitExceeded:
+            held.ready.cancel()
+            self._forget(message.prompt_id)
+            raise
+        return held
+
+    async def _acknowledge(self, prompt_id: int, held: _HeldPrompt) -> None:
+        try:
+            prepared = await asyncio.shield(held.ready)
+            if self._prompts.get(prompt_id) is held:
+                self._account(held, prepared.memory_bytes)
+        except Exception as error:
+            if self._prompts.get(prompt_id) is held:
+                self._forget(prompt_id)
+            self._send_prompt_error(prompt_id, _as_teacher_error(error))
+            return
+        ack = pb.PromptAck(
+            prompt_id=prompt_id, mm_length=prepared.mm_length, text_length=prepared.text_length
+        )
+        self._send(pb.ServerMessage(prompt_ack=ack))
+
+    def _account(self, held: _HeldPrompt, size: int) -> None:
+        total = self._held_bytes - held.held_bytes + size
+        limit = self._limits.max_stream_bytes
+        if total > limit:
+            raise LimitExceeded(
+                f"the stream's prompts would take {total} bytes, the limit is {limit}; drop some",
+                ErrorDetail("prompt_id", str(total), str(limit)),
+            )
+        self._held_bytes, held.held_bytes = total, size
+
+    def _forget(self, prompt_id: int) -> None:
+        held = self._prompts.pop(prompt_id, None)
+        if held is not None:
+            self._held_bytes -= held.held_bytes
+
+    def _send_prompt_error(self, prompt_id: int, error: TeacherError) -> None:
+        self._send(pb.ServerMessage(error=error_to_proto(error, prompt_id=prompt_id)))
+
+    # ------------------------------------------------------------------------------------ items
+
+    def _start_item(self, message: pb.ScoreRequest) -> None:
+        cost = _tokens(message)
+        self._spent += cost
+        try:
+            self._refuse_when_draining()
+            self._refuse_overspending(cost)
+            if message.request_id in self._items:
+                raise DuplicateId(
+                    f"request {message.request_id} is still under way; choose a new id",
+                    ErrorDetail("request_id", str(message.request_id)),
+                )
+        except TeacherError as error:
+            self._send_item_error(message.request_id, error)
+            self._grant(cost)
+        else:
+            self._items[message.request_id] = self._start(self._answer_item(message, cost))
+
+    async def _answer_item(self, message: pb.ScoreRequest, cost: int) -> None:
+        request_id = message.request_id
+        try:
+            for chunk in await self._score(message):
+                self._send(pb.ServerMessage(scores=chunk))
+        except asyncio.CancelledError:
+            self._send_item_error(request_id, Cancelled("the client took the item back"))
+        except Exception as error:
+            self._send_item_error(request_id, _as_teacher_error(error))
+        finally:
+            del self._items[request_id]
+            self._grant(cost)
+
+    async def _score(self, message: pb.ScoreRequest) -> list[pb.Scores]:
+        check_item_bytes(message.ByteSize(), self._core.info)
+        _refuse_unsupported(unsupported_request_part(message))
+        item = item_from_proto(message)
+        held = self._prompts.get(message.prompt_id)
+        if held is None:
+            raise PreconditionFailed(
+                f"prompt {message.prompt_id} is not held by this stream; put it first",
+                ErrorDetail("prompt_id", str(message.prompt_id)),
+            )
+        scores = await self._core.score(held.ready, item)
+        return list(
+            scores_to_protos(
+                scores, message.request_id, item.dtype, self._limits.max_chunk_rows
+            )
+        )
+
+    def _refuse_overspending(self, cost: int) -> None:
+        if self._spent > self._granted:
+            left = max(0, self._granted - self._spent + cost)
+            raise LimitExceeded(
+                f"the response has {cost} tokens, the stream's credit is {left}; wait for more credit",
+                ErrorDetail("credit", str(cost), str(left), retry_after_ms=RETRY_AFTER_MS),
+            )
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise Unavailable("the teacher is shutting down; ask another replica")
+
+    def _grant(self, cost: int) -> None:
+        self._granted += cost
+        self._send(pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted)))
+
+    def _send_item_error(self, request_id: int, error: TeacherError) -> None:
+        self._send(pb.ServerMessage(error=error_to_proto(error, request_id=request_id)))
+
+
+def _tokens(message: pb.ScoreRequest) -> int:
+    """What a request spends: its response tokens, or for a text their upper bound, its bytes."""
+    if message.HasField("response_text"):
+        return len(message.response_text.encode())
+    return len(message.response_ids.data) // 4
+
+
+def _refuse_unsupported(word: str | None) -> None:
+    if word is not None:
+        raise Unimplemented(
+            f"this teacher does not do {word!r}; Describe names what it does",
+            ErrorDetail("capabilities", word),
+        )
+
+
+def _as_teacher_error(error: Exception) -> TeacherError:
+    if isinstance(error, TeacherError):
+        return error
+    error_id = uuid.uuid4().hex[:12]
+    log.error("item_failed error_id=%s", error_id, exc_info=error)
+    return InternalFault(
+        f"the teacher failed on this item; error id {error_id} stands in its log",
+        ErrorDetail(error_id=error_id),
+    )

@@ -1,0 +1,139 @@
+"""Every rule that a prompt or an item must keep, below all front ends. Nothing here touches a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from protos.arrays import Ids
+from protos.errors import ErrorDetail, InvalidItem, LimitExceeded, PreconditionFailed
+from protos.item import Candidates, ScoreItem
+from protos.prompt import Prompt
+from protos.teacher_info import TeacherInfo
+
+
+def check_item_bytes(size: int, info: TeacherInfo) -> None:
+    """The in-band limit on one message, below gRPC's own."""
+    limit = info.limits.max_item_bytes
+    if size > limit:
+        raise LimitExceeded(
+            f"the item has {size} bytes, the limit is {limit}; send fewer or smaller images or candidates",
+            ErrorDetail(field="item", value=str(size), limit=str(limit)),
+        )
+
+
+def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
+    """Fingerprint, ids, and one placeholder per image."""
+    expected, special = info.tokenizer_fingerprint, info.special_ids
+    if prompt.tokenizer_fingerprint and prompt.tokenizer_fingerprint != expected:
+        raise PreconditionFailed(
+            f"the client's tokenizer {prompt.tokenizer_fingerprint[:12]} is not the teacher's {expected[:12]}: its "
+            "ids mean other tokens; use the teacher's tokenizer",
+            ErrorDetail(
+                field="tokenizer_fingerprint", value=prompt.tokenizer_fingerprint, limit=expected
+            ),
+        )
+    for field, ids in (("mm_ids", prompt.mm_ids), ("text_ids", prompt.text_ids)):
+        _check_ids(field, ids, info.vocab_size)
+    images = len(prompt.images)
+    if images > info.limits.max_images:
+        raise InvalidItem(
+            f"the prompt has {images} images, the limit is {info.limits.max_images}",
+            ErrorDetail(field="media", value=str(images), limit=str(info.limits.max_images)),
+        )
+    placeholders = int(np.count_nonzero(prompt.mm_ids == special.image_placeholder))
+    if placeholders != images:
+        raise InvalidItem(
+            f"mm_ids has {placeholders} image placeholders (id {special.image_placeholder}) for {images} images; "
+            "send exactly one per image, the teacher expands it",
+            ErrorDetail(field="mm_ids", value=str(placeholders), limit=str(images)),
+        )
+    others = set(special.forbidden_in_response) - {special.image_placeholder}
+    _refuse("mm_ids", prompt.mm_ids, others, "is written by the teacher itself, from the media")
+    _refuse(
+        "text_ids",
+        prompt.text_ids,
+        special.forbidden_in_response,
+        "has no place in a prompt without images",
+    )
+    if not images and not np.array_equal(prompt.mm_ids, prompt.text_ids):
+        raise InvalidItem(
+            "a prompt without images has one context; send text_ids equal to mm_ids",
+            ErrorDetail(field="text_ids"),
+        )
+
+
+def check_item(
+    item: ScoreItem, mm_length: int, text_length: int, info: TeacherInfo
+) -> None:
+    """k, ids, candidates and lengths of one response to a prompt of the given expanded lengths."""
+    limits = info.limits
+    _check_ids("response_ids", item.response_ids, info.vocab_size)
+    _refuse(
+        "response_ids",
+        item.response_ids,
+        info.special_ids.forbidden_in_response,
+        "stands for an image; suppress it when sampling",
+    )
+    tokens = len(item.response_ids)
+    if tokens > limits.max_response_tokens:
+        raise InvalidItem(
+            f"the response has {tokens} tokens, the limit is {limits.max_response_tokens}; it is never truncated",
+            ErrorDetail("response_ids", str(tokens), str(limits.max_response_tokens)),
+        )
+    total = max(mm_length, text_length) + tokens
+    if total > info.context_length:
+        raise InvalidItem(
+            f"prompt and response have {total} tokens, the teacher's context is {info.context_length}; it is never "
+            "truncated, shorten the response or the image",
+            ErrorDetail("response_ids", str(total), str(info.context_length)),
+        )
+    if not 1 <= item.k <= limits.max_k:
+        raise InvalidItem(
+            f"k is {item.k}, allowed are 1 to {limits.max_k}",
+            ErrorDetail("k", str(item.k), str(limits.max_k)),
+        )
+    if item.candidates is not None:
+        _check_candidates(item.candidates, tokens, info)
+
+
+def _check_candidates(candidates: Candidates, tokens: int, info: TeacherInfo) -> None:
+    splits, ids, limit = candidates.splits, candidates.ids, info.limits.max_candidates
+    lengths = np.diff(splits)
+    fits = len(splits) == tokens + 1 and splits[0] == 0 and splits[-1] == len(ids)
+    if not fits or bool((lengths < 0).any()):
+        raise InvalidItem(
+            f"candidate_splits must rise from 0 to {len(ids)} (the candidates) in {tokens + 1} entries (tokens + 1)",
+            ErrorDetail("candidate_splits", f"{len(splits)} entries", f"{tokens + 1} entries"),
+        )
+    widest = int(lengths.max(initial=0))
+    if widest > limit:
+        raise InvalidItem(
+            f"a token has {widest} candidates, the limit is {limit}",
+            ErrorDetail("candidate_ids", str(widest), str(limit)),
+        )
+    if len(ids):
+        _check_ids("candidate_ids", ids, info.vocab_size)
+
+
+def _check_ids(field: str, ids: Ids, vocab_size: int) -> None:
+    if not len(ids):
+        raise InvalidItem(f"{field} is empty; send at least one id", ErrorDetail(field, "0", ">= 1"))
+    bad = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    if len(bad):
+        position, value = int(bad[0]), int(ids[bad[0]])
+        raise InvalidItem(
+            f"{field}[{position}] is {value}, ids run from 0 to {vocab_size - 1}; is this the teacher's tokenizer?",
+            ErrorDetail(field, str(value), f"0 to {vocab_size - 1}"),
+        )
+
+
+def _refuse(field: str, ids: Ids, forbidden: Collection[int | None], why: str) -> None:
+    bad = np.flatnonzero(np.isin(ids, [i for i in forbidden if i is not None]))
+    if len(bad):
+        position, value = int(bad[0]), int(ids[bad[0]])
+        raise InvalidItem(
+            f"{field}[{position}] is {value}, which {why}", ErrorDetail(field, str(value))
+        )
+
