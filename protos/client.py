@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,11 +15,11 @@ import grpc.aio
 from protos.channel import client_options
 from protos.codec import (
     error_from_proto,
-    info_from_proto,
     item_to_proto,
     prompt_to_proto,
     scores_from_proto,
 )
+from protos.credit import CreditWindow
 from protos.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -31,6 +32,7 @@ from protos.errors import (
     error_from_code,
 )
 from protos.fingerprint import echo
+from protos.info_codec import info_from_proto
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
@@ -101,20 +103,17 @@ class TeacherClient:
         self.address = address
         self.stats = WireStats()
         self._fingerprint = tokenizer_fingerprint
-        self._max_inflight_tokens = max_inflight_tokens
         self._deadline_s = deadline_s
         self._connect_timeout_s = connect_timeout_s
         self._info: TeacherInfo | None = None
         self._last_id = 0
-        self._granted = self._spent = self._inflight = 0
         self._outbox: asyncio.Queue[pb.ClientMessage | None] = asyncio.Queue()
         self._items: dict[int, _Pending] = {}
         self._prompts: dict[int, asyncio.Future[pb.PromptAck]] = {}
         self._failure: TeacherError | None = None
         self._channel: grpc.aio.Channel | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Condition()
+        self._credit = CreditWindow(max_inflight_tokens, self._check_alive)
 
     # ------------------------------------------------------------------------------------- life
 
@@ -132,9 +131,9 @@ class TeacherClient:
     async def connect(self) -> TeacherInfo:
         """Describe the teacher, refuse a foreign tokenizer, open the stream."""
         self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
-        stub = TeacherStub(self._channel)
+        stub: Any = TeacherStub(self._channel)  # its methods are made at run time
         try:
-            reply = await stub.Describe(
+            reply: pb.TeacherInfo = await stub.Describe(
                 pb.DescribeRequest(), wait_for_ready=True, timeout=self._connect_timeout_s
             )
         except grpc.aio.AioRpcError as error:
@@ -207,7 +206,7 @@ class TeacherClient:
         sent = False
         try:
             async with asyncio.timeout_at(ends + ANSWER_GRACE_S):
-                await self._take_credit(tokens)
+                await self._credit.take(tokens)
                 try:
                     left_s = max(ends - loop.time(), 0.001)
                     message = item_to_proto(
@@ -219,7 +218,7 @@ class TeacherClient:
                     scores = await pending.done
                 finally:
                     self._items.pop(request_id, None)
-                    await self._give_back(tokens, sent)
+                    await self._credit.settle(tokens, sent=sent)
         except TimeoutError as error:
             if isinstance(error, TeacherError):
                 raise
@@ -282,8 +281,7 @@ class TeacherClient:
             self._fail_all(error)
         finally:
             call.cancel()
-            async with self._room:
-                self._room.notify_all()
+            await self._credit.wake()
 
     async def _dispatch(self, message: pb.ServerMessage) -> None:
         match message.WhichOneof("message"):
@@ -301,9 +299,7 @@ class TeacherClient:
                 if acked is not None and not acked.done():
                     acked.set_result(message.prompt_ack)
             case "credit":
-                async with self._room:
-                    self._granted = max(self._granted, message.credit.granted_tokens)
-                    self._room.notify_all()
+                await self._credit.grant(message.credit.granted_tokens)
             case "notice":
                 log.warning(
                     "notice address=%s draining=%s %s",
@@ -337,25 +333,3 @@ class TeacherClient:
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
             text += "; a message went beyond gRPC's own limit, which ends the whole call"
         return error_from_code(error.code().value[0], text)
-
-    # ----------------------------------------------------------------------------------- credit
-
-    async def _take_credit(self, tokens: int) -> None:
-        """Wait for room, first come first served, then count `tokens` as spent."""
-
-        def has_room() -> bool:
-            fits = self._inflight + tokens <= max(self._max_inflight_tokens, tokens)
-            return self._failure is not None or (fits and self._spent + tokens <= self._granted)
-
-        async with self._turn, self._room:
-            await self._room.wait_for(has_room)
-            self._check_alive()
-            self._spent += tokens
-            self._inflight += tokens
-
-    async def _give_back(self, tokens: int, sent: bool) -> None:
-        async with self._room:
-            self._inflight -= tokens
-            self._spent -= 0 if sent else tokens
-            self._room.notify_all()
-

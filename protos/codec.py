@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from protos.errors import ErrorDetail, InvalidItem, TeacherError, code_number, e
 from protos.item import Candidates, ScoreDType, ScoreItem
 from protos.prompt import Prompt
 from protos.scores import PER_ENTRY, PER_ROW, Scores
-from protos.teacher_info import Limits, SpecialIds, TeacherInfo
 from protos.v1 import teacher_pb2 as pb
 
 _DTYPES: dict[int, np.dtype[np.generic]] = {
@@ -271,7 +269,7 @@ def scores_from_proto(message: pb.Scores) -> Scores:
     return chunk
 
 
-# ------------------------------------------------------------------------------------------- the rest
+# ------------------------------------------------------------------------------------------- errors
 
 
 def error_to_proto(
@@ -302,60 +300,3 @@ def error_from_proto(message: pb.ItemError) -> TeacherError:
         error_id=message.error_id,
     )
     return error_from_code(message.code, message.message, detail)
-
-
-_INFO_SCALARS = (
-    "teacher_id",
-    "model_id",
-    "model_revision",
-    "model_fingerprint",
-    "tokenizer_fingerprint",
-    "processor_fingerprint",
-    "vocab_size",
-    "context_length",
-    "engine",
-    "dtype",
-    "deterministic",
-)
-_LIMIT_NAMES = tuple(Limits.__dataclass_fields__)
-
-
-def info_to_proto(info: TeacherInfo) -> pb.TeacherInfo:
-    """The answer to Describe."""
-    special = info.special_ids
-    return pb.TeacherInfo(
-        **{name: getattr(info, name) for name in _INFO_SCALARS},
-        special_ids=pb.SpecialIds(
-            image_placeholder=special.image_placeholder,
-            video_placeholder=special.video_placeholder,
-            forbidden_in_response=special.forbidden_in_response,
-            eos=special.eos,
-        ),
-        limits=pb.Limits(**{name: getattr(info.limits, name) for name in _LIMIT_NAMES}),
-        capabilities=info.capabilities,
-        versions=info.versions,
-    )
-
-
-def info_from_proto(message: pb.TeacherInfo) -> TeacherInfo:
-    """Who the teacher is, from its answer."""
-    special = message.special_ids
-    limits = {name: getattr(message.limits, name) for name in _LIMIT_NAMES}
-    limits["image_formats"] = tuple(message.limits.image_formats)
-    return TeacherInfo(
-        **{name: getattr(message, name) for name in _INFO_SCALARS},
-        special_ids=SpecialIds(
-            image_placeholder=_optional_id(special, "image_placeholder"),
-            video_placeholder=_optional_id(special, "video_placeholder"),
-            forbidden_in_response=tuple(special.forbidden_in_response),
-            eos=tuple(special.eos),
-        ),
-        limits=Limits(**limits),
-        capabilities=tuple(message.capabilities),
-        versions=dict(message.versions),
-    )
-
-
-def _optional_id(special: pb.SpecialIds, name: str) -> int | None:
-    present = special.HasField(cast("pb.SpecialIds", name))  # type: ignore[arg-type]
-    return getattr(special, name) if present else None

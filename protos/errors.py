@@ -94,9 +94,7 @@ def code_number(error: TeacherError) -> int:
     return _CODE_NUMBERS[type(error)]
 
 
-def error_from_code(
-    number: int, message: str, detail: ErrorDetail | None = None
-) -> TeacherError:
+def error_from_code(number: int, message: str, detail: ErrorDetail | None = None) -> TeacherError:
     """The exception for a status code; a code outside the table becomes `InternalFault` and is named."""
     error = _ERRORS.get(number)
     if error is None:

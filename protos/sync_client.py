@@ -67,7 +67,9 @@ class SyncTeacherClient:
         """See TeacherClient.score."""
         return self.submit_score(prompt, item).result()
 
-    def submit_score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Future[Scores]:
+    def submit_score(
+        self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem
+    ) -> Future[Scores]:
         """The same, as a future; the prompt may still be on its way."""
         return self._submit(self._score(prompt, item))
 
@@ -78,7 +80,9 @@ class SyncTeacherClient:
             self._stop()
 
     async def _score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Scores:
-        if isinstance(prompt, Future):  # shared by a prompt's responses: one's end is not the others'
+        if isinstance(
+            prompt, Future
+        ):  # shared by a prompt's responses: one's end is not the others'
             prompt = await asyncio.shield(asyncio.wrap_future(prompt))
         return await self._client.score(prompt, item)
 

@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = _read_config(rest)
         if not config.model:
-            raise ValueError("no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file")
+            raise ValueError(
+                "no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file"
+            )
         _run_serve(config)
     except (ValidationError, ValueError, OSError) as error:
         print(f"teacher-server serve: {error}", file=sys.stderr)

@@ -140,4 +140,3 @@ class ServeConfig(Settings):
     """What computes the scores."""
     limits: LimitsConfig = LimitsConfig()
     """What a client may ask for."""
-

@@ -62,7 +62,11 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(
-        (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+        (
+            SERVICE,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        ),
         server,
     )
     wanted = f"{config.server.host}:{config.server.port}"
@@ -92,7 +96,9 @@ async def _serve(config: ServeConfig) -> None:
     info = engine.info
     log.info("loaded model=%s dtype=%s vocab_size=%d", info.model_id, info.dtype, info.vocab_size)
     async with running_server(config, engine) as address:
-        log.info("serving address=%s teacher_id=%s engine=%s", address, info.teacher_id, info.engine)
+        log.info(
+            "serving address=%s teacher_id=%s engine=%s", address, info.teacher_id, info.engine
+        )
         if config.server.port_file is not None:
             _write_whole(config.server.port_file, address)
         await stop.wait()

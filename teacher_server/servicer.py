@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 
-from protos.codec import info_to_proto
+from protos.info_codec import info_to_proto
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherServicer
 from teacher_server.core import TeacherCore

@@ -241,9 +241,7 @@ class Stream:
             )
         scores = await self._core.score(held.ready, item)
         return list(
-            scores_to_protos(
-                scores, message.request_id, item.dtype, self._limits.max_chunk_rows
-            )
+            scores_to_protos(scores, message.request_id, item.dtype, self._limits.max_chunk_rows)
         )
 
     def _refuse_overspending(self, cost: int) -> None:

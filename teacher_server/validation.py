@@ -64,9 +64,7 @@ def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
         )
 
 
-def check_item(
-    item: ScoreItem, mm_length: int, text_length: int, info: TeacherInfo
-) -> None:
+def check_item(item: ScoreItem, mm_length: int, text_length: int, info: TeacherInfo) -> None:
     """k, ids, candidates and lengths of one response to a prompt of the given expanded lengths."""
     limits = info.limits
     _check_ids("response_ids", item.response_ids, info.vocab_size)
@@ -119,7 +117,9 @@ def _check_candidates(candidates: Candidates, tokens: int, info: TeacherInfo) ->
 
 def _check_ids(field: str, ids: Ids, vocab_size: int) -> None:
     if not len(ids):
-        raise InvalidItem(f"{field} is empty; send at least one id", ErrorDetail(field, "0", ">= 1"))
+        raise InvalidItem(
+            f"{field} is empty; send at least one id", ErrorDetail(field, "0", ">= 1")
+        )
     bad = np.flatnonzero((ids < 0) | (ids >= vocab_size))
     if len(bad):
         position, value = int(bad[0]), int(ids[bad[0]])
@@ -136,4 +136,3 @@ def _refuse(field: str, ids: Ids, forbidden: Collection[int | None], why: str) -
         raise InvalidItem(
             f"{field}[{position}] is {value}, which {why}", ErrorDetail(field, str(value))
         )
-

@@ -51,7 +51,9 @@ def build_context(
 ) -> Context:
     """Expand `ids` and place every token as the model itself would."""
     if images:
-        assert placeholder is not None, "validation refuses images for a model without a placeholder"
+        assert placeholder is not None, (
+            "validation refuses images for a model without a placeholder"
+        )
         expanded, types = splice(ids, placeholder, images)
     else:
         expanded, types = ids, {}
@@ -61,7 +63,9 @@ def build_context(
     }
     tokens = torch.tensor(expanded, dtype=torch.long)
     token_types = {name: torch.tensor(values, dtype=torch.long) for name, values in types.items()}
-    return Context(tokens, token_types, _positions(tokens, token_types, tensors, base_model), tensors)
+    return Context(
+        tokens, token_types, _positions(tokens, token_types, tensors, base_model), tensors
+    )
 
 
 def _positions(

@@ -99,7 +99,10 @@ class Forward:
         return [
             Prefix(
                 layers=[
-                    (layer.keys[row, :, : c.length].clone(), layer.values[row, :, : c.length].clone())
+                    (
+                        layer.keys[row, :, : c.length].clone(),
+                        layer.values[row, :, : c.length].clone(),
+                    )
                     for layer in cache.layers
                 ],
                 last_hidden=hidden[row, c.length - 1].clone(),

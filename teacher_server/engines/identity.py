@@ -94,7 +94,12 @@ def model_fingerprint(model: Any) -> str:
 def processor_fingerprint(processor: Any) -> str:
     """Sha256 over the image processor's settings, without class and version names."""
     settings = processor.image_processor.to_dict()
-    for name in ("image_processor_type", "processor_class", "_processor_class", "transformers_version"):
+    for name in (
+        "image_processor_type",
+        "processor_class",
+        "_processor_class",
+        "transformers_version",
+    ):
         settings.pop(name, None)
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

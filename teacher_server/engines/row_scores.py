@@ -36,6 +36,7 @@ def score_rows(
 
     Raises:
         NotFinite: some logits are NaN or infinite.
+
     """
     device = mm_hidden.device
     response = torch.tensor(item.response_ids, dtype=torch.long, device=device)
@@ -43,9 +44,8 @@ def score_rows(
     for first in range(0, len(response), chunk_rows):
         rows = slice(first, min(first + chunk_rows, len(response)))
         mm_logprobs = head(mm_hidden[rows]).log_softmax(-1)
-        if text_hidden is None:
-            text_logprobs = mm_logprobs
-        else:
+        text_logprobs = mm_logprobs
+        if text_hidden is not None:
             text_logprobs = head(text_hidden[rows]).log_softmax(-1)
         if not bool(mm_logprobs.isfinite().all() & text_logprobs.isfinite().all()):
             raise NotFinite(f"logits of rows {rows.start} to {rows.stop - 1} are not finite")
@@ -76,7 +76,7 @@ def top_k_mask(logprobs: Tensor, k: int) -> Tensor:
 def _support(
     mm_logprobs: Tensor, text_logprobs: Tensor, response: Tensor, item: ScoreItem, rows: slice
 ) -> Tensor:
-    """Bool [R, V]: union of both contexts' top-k, the candidates and the sampled token, within the student's vocabulary."""
+    """Bool [R, V]: both contexts' top-k, the candidates and the sampled token, within the student's vocabulary."""
     members = torch.zeros_like(mm_logprobs, dtype=torch.bool)
     shared = item.vocab_size or members.shape[-1]
     members[:, :shared] = top_k_mask(mm_logprobs[:, :shared], item.k)

@@ -1,0 +1,1 @@
+"""The student's side: rollouts, the teacher's scores, the loss, the update."""

@@ -1,0 +1,92 @@
+"""`student-trainer`: parse first, import torch afterwards, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pydantic import ValidationError
+
+from protos.errors import TeacherError
+from student_trainer.config import Settings, TrainConfig
+from student_trainer.demo_config import DemoConfig
+from student_trainer.errors import TrainerError
+
+USAGE = """usage: student-trainer COMMAND [options]
+
+commands:
+  train     distil a student from a served teacher
+  demo      start a teacher, train twice (standard and vgs-lp), write a report
+
+`student-trainer COMMAND --help` shows a command's options."""
+
+WRONG_INPUT, FAILED = 2, 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0, 1 where the run failed, 2 where settings are wrong."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else WRONG_INPUT
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"unknown command {command!r}\n{USAGE}", file=sys.stderr)
+        return WRONG_INPUT
+    settings, run = COMMANDS[command]
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        run(_read_config(command, settings, rest))
+    except (TeacherError, TrainerError) as error:
+        print(f"student-trainer {command}: {error}", file=sys.stderr)
+        return FAILED
+    except (ValidationError, ValueError, OSError) as error:
+        print(f"student-trainer {command}: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _read_config(command: str, settings: type[Settings], arguments: list[str]) -> Any:
+    """TOML first (--config), then the other options over it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    values = tomllib.loads(known.config.read_text()) if known.config else {}
+    return tyro.cli(
+        settings,
+        args=rest,
+        default=settings.model_validate(values),
+        prog=f"student-trainer {command} [--config TOML]",
+        description=f"{settings.__doc__} Options override the TOML file given with --config.",
+    )
+
+
+def _train(config: TrainConfig) -> None:
+    if not config.model or not config.data.train:
+        raise ValueError(
+            "say which student (--model) and which rows (--data.train), or set them in --config"
+        )
+    from student_trainer.train import train
+
+    print(f"student saved in {train(config)}")
+
+
+def _demo(config: DemoConfig) -> None:
+    from student_trainer.demo import demo
+
+    demo(config)
+
+
+COMMANDS: dict[str, tuple[type[Settings], Callable[[Any], None]]] = {
+    "train": (TrainConfig, _train),
+    "demo": (DemoConfig, _demo),
+}

@@ -1,0 +1,178 @@
+"""Settings of `student-trainer`: TOML first, then command-line overrides. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """What the student is asked."""
+
+    train: str = ""
+    """JSONL or Parquet file of training rows."""
+    validation: str | None = None
+    """Rows for every choice of a setting; evaluated during training if `eval.every` says so."""
+    image_column: str = "image"
+    """A path (relative to the file), encoded bytes, a `datasets.Image` struct, a list of these, or nothing."""
+    question_column: str = "question"
+    """Text of the user's turn."""
+    answer_column: str = "answer"
+    """Final answer as text, for evaluation; distillation itself does not read it."""
+    system_prompt: str | None = None
+    """System turn; None: none."""
+    after_images: str = "\n"
+    """Stands between the images and the question."""
+
+
+class SamplerConfig(Settings):
+    """How the student answers. Always at temperature 1 and top-p 1: the loss is an expectation under the student."""
+
+    kind: Literal["transformers"] = "transformers"
+    """What generates."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Longest response, tokens."""
+    candidates: int = Field(default=16, ge=0)
+    """Student's own top ids of every step, sent along to be in the support."""
+    batch_size: int = Field(default=64, ge=1)
+    """Responses generated at a time."""
+
+
+class TeacherConfig(Settings):
+    """Who scores the answers."""
+
+    address: str = "127.0.0.1:50051"
+    """host:port of the teacher."""
+    k: int = Field(default=32, ge=1)
+    """Teacher's top-k in each context."""
+    dtype: Literal["f32", "f16"] = "f32"
+    """Wire type of the support's log-probabilities."""
+    deadline_s: float = Field(default=600.0, gt=0)
+    """Seconds that a response may wait for its scores."""
+    connect_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds to wait for the teacher when training starts."""
+    max_inflight_tokens: int = Field(default=65_536, ge=1)
+    """Response tokens sent and not yet scored."""
+    max_dropped_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of a step's responses that may come back without scores; above it the run stops."""
+
+
+class ObjectiveConfig(Settings):
+    """What is minimised; docs/method.md has the equations."""
+
+    name: Literal["standard", "vgs", "vgs-lp"] = "vgs-lp"
+    """Row of the table in student_trainer/loss.py."""
+    gamma: float = Field(default=2.0, ge=0)
+    """Weight of the visual term."""
+    lambda_: float = Field(default=0.01, ge=0, alias="lambda")
+    """Weight of language preservation, `lambda` in TOML."""
+    quantile: float = Field(default=0.7, ge=0, lt=1)
+    """Language is preserved on tokens whose VDS is above this quantile of the optimizer batch."""
+    eta: float | Literal["auto"] = "auto"
+    """Scale of the loss: a number, or "auto" to measure it over the first `eta_steps` and then freeze it. The
+    standard objective has eta 1."""
+    eta_steps: int = Field(default=5, ge=1)
+    """Steps over which "auto" measures."""
+    detach_target: bool = True
+    """Whether q* is a target: no gradient through the student's own prior in it."""
+
+    model_config = ConfigDict(**Settings.model_config, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _eta_positive(self) -> ObjectiveConfig:
+        if self.eta != "auto" and not self.eta > 0:
+            raise ValueError(f'eta is {self.eta}; give a positive number or "auto"')
+        return self
+
+
+class OptimizerConfig(Settings):
+    """AdamW."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    """Learning rate after warm-up, constant."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and the second moment."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled, on all parameters."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear from lr / warmup_steps."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm; None: not clipped."""
+
+
+class BatchConfig(Settings):
+    """Sizes of an optimizer step."""
+
+    prompts: int = Field(default=32, ge=1)
+    """Questions."""
+    responses_per_prompt: int = Field(default=1, ge=1)
+    """Answers sampled to each."""
+    microbatch: int = Field(default=16, ge=1)
+    """Responses in one forward and backward pass; changes memory, not the gradient."""
+    chunk_rows: int = Field(default=1024, ge=1)
+    """Response tokens whose logits over the vocabulary exist at a time."""
+
+
+class CheckpointConfig(Settings):
+    """What is kept of a run."""
+
+    every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay."""
+
+
+class EvalConfig(Settings):
+    r"""Greedy answers to the validation rows, compared in \boxed{}."""
+
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations; 0: none."""
+    limit: int | None = Field(default=None, ge=1)
+    """First rows only."""
+    batch_size: int = Field(default=128, ge=1)
+    """Questions answered at a time."""
+
+
+class TrainConfig(Settings):
+    """Everything that `student-trainer train` needs to know."""
+
+    model: str = ""
+    """Folder or hub id of the initial student."""
+    run_dir: Path = Path("runs/train")
+    """Where configuration, metrics and checkpoints go."""
+    steps: int = Field(default=100, ge=1)
+    """Optimizer steps."""
+    seed: int = 0
+    """Of data order and sampling."""
+    device: str = "auto"
+    """"auto" (a GPU if there is one), "cpu", "cuda"."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the student's weights."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None leaves torch's choice."""
+    resume: bool = False
+    """Go on from the newest checkpoint in `run_dir`."""
+    data: DataConfig = DataConfig()
+    """What the student is asked."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How it answers."""
+    teacher: TeacherConfig = TeacherConfig()
+    """Who scores the answers."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How."""
+    batch: BatchConfig = BatchConfig()
+    """Sizes of a step."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is kept."""
+    eval: EvalConfig = EvalConfig()
+    """Accuracy on the validation rows."""

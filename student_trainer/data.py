@@ -1,0 +1,102 @@
+"""Rows with images, a question and an answer, from JSONL or Parquet, in an order that a seed determines."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from student_trainer.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question."""
+
+    images: tuple[bytes, ...]
+    """Encoded files."""
+    question: str
+    answer: str
+
+
+class DataSet:
+    """All rows of a file; images are read when a row is asked for."""
+
+    def __init__(self, path: str | Path, config: DataConfig) -> None:
+        self._path = Path(path)
+        self._config = config
+        self._rows = _read_rows(self._path)
+        if not self._rows:
+            raise ValueError(f"{self._path} has no rows")
+        for column in (config.question_column, config.answer_column):
+            if column not in self._rows[0]:
+                known = ", ".join(self._rows[0])
+                raise ValueError(f"{self._path} has no column {column!r}; it has {known}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self._rows[index]
+        try:
+            images = load_images(row.get(self._config.image_column), self._path.parent)
+        except (OSError, TypeError) as error:
+            raise ValueError(f"{self._path} row {index}: {error}") from error
+        question, answer = row[self._config.question_column], row[self._config.answer_column]
+        return Sample(images, str(question), "" if answer is None else str(answer))
+
+    def indices(self, step: int, size: int, seed: int) -> list[int]:
+        """Rows of the optimizer step `step` (from 0): epochs of shuffled rows, one after the other."""
+        first = step * size
+        epochs = range(first // len(self), (first + size - 1) // len(self) + 1)
+        order = np.concatenate(
+            [np.random.default_rng([seed, epoch]).permutation(len(self)) for epoch in epochs]
+        )
+        offset = first - epochs[0] * len(self)
+        return order[offset : offset + size].tolist()
+
+
+def load_images(value: Any, folder: Path) -> tuple[bytes, ...]:
+    """Encoded bytes of a row's images.
+
+    `value` is a path relative to `folder`, encoded bytes, a `datasets.Image` struct {bytes, path}, a decoded PIL
+    image (which is encoded as PNG), a list of these, or None.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, bytes):
+        return (value,)
+    if isinstance(value, str):
+        return ((folder / value).read_bytes(),)
+    if isinstance(value, Image.Image):
+        buffer = io.BytesIO()
+        value.save(buffer, format="PNG")
+        return (buffer.getvalue(),)
+    if isinstance(value, Mapping):
+        inner = value.get("bytes") or value.get("path")
+        return load_images(inner, folder)
+    if isinstance(value, Sequence):
+        return tuple(data for one in value for data in load_images(one, folder))
+    raise TypeError(
+        f"an image is {type(value).__name__}; give a path, encoded bytes, a datasets.Image or a list of these"
+    )
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"no data file at {path}")
+    match path.suffix:
+        case ".jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [json.loads(line) for line in lines if line.strip()]
+        case ".parquet":
+            return pq.read_table(path).to_pylist()
+        case other:
+            raise ValueError(f"{path} ends in {other!r}; give a .jsonl or .parquet file")

@@ -1,0 +1,32 @@
+"""Settings of `student-trainer demo`: a task's files, one training setup, and the objectives to compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+from student_trainer.config import ObjectiveConfig, Settings, TrainConfig
+
+
+class DemoConfig(Settings):
+    """Start a teacher, train one student per objective from the same start, compare them on held-out questions."""
+
+    title: str = "Demo"
+    """Headline of the report."""
+    teacher_config: Path = Path("teacher.toml")
+    """Configuration of the teacher's server."""
+    heldout: Path = Path("heldout.parquet")
+    """Rows that no choice was made on; accuracy is reported on them."""
+    heldout_limit: int | None = Field(default=None, ge=1)
+    """First held-out rows only."""
+    examples: int = Field(default=6, ge=0)
+    """Held-out questions shown in the report with every student's answer."""
+    run_dir: Path = Path("runs/demo")
+    """Where the runs, summary.json and report.html go; an earlier demo there is replaced."""
+    train: TrainConfig = TrainConfig()
+    """What all runs have in common; its objective, run folder and teacher address are set by the demo."""
+    objectives: Annotated[tuple[ObjectiveConfig, ...], tyro.conf.Fixed] = ()
+    """One run each."""

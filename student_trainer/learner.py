@@ -1,0 +1,178 @@
+"""One optimizer step: weights from global counts, student terms on the teacher's support, gradients, update.
+
+B responses of the global batch, R rows (response tokens) of a microbatch, K buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from protos.scores import Scores
+from student_trainer.config import BatchConfig, ObjectiveConfig, OptimizerConfig
+from student_trainer.loss import (
+    OBJECTIVES,
+    Terms,
+    language,
+    language_preservation,
+    response_weights,
+    standard,
+    visual,
+    visual_target,
+    weighted_sum,
+)
+from student_trainer.prompting import StudentPrompt
+from student_trainer.rollout import Rollout
+from student_trainer.steering_scale import SteeringScale
+from student_trainer.student import Student
+from student_trainer.support import Support
+from student_trainer.support_head import support_logprobs
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRollout:
+    """A response with the teacher's scores."""
+
+    prompt: StudentPrompt
+    rollout: Rollout
+    scores: Scores
+
+
+class Learner:
+    """Owns the optimizer. Microbatches change memory, never the gradient."""
+
+    def __init__(
+        self,
+        student: Student,
+        objective: ObjectiveConfig,
+        optimizer: OptimizerConfig,
+        batch: BatchConfig,
+    ) -> None:
+        self._student = student
+        self._config = objective
+        self._objective = OBJECTIVES[objective.name]
+        self._batch = batch
+        self._max_grad_norm = optimizer.max_grad_norm
+        self._parameters = student.parameters
+        self.scale = SteeringScale(objective)
+        self.optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+        )
+        warmup = max(1, optimizer.warmup_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(1.0, (step + 1) / warmup)
+        )
+
+    def step(self, batch: Sequence[ScoredRollout]) -> dict[str, float]:
+        """Update the student once on the whole optimizer batch; returns its metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = self.accumulate(batch)
+        eta = self.scale.value()
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(eta)
+        limit = self._max_grad_norm if self._max_grad_norm is not None else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, error_if_nonfinite=True)
+        metrics["loss/total"] *= eta
+        metrics["grad/norm"] = float(norm)
+        metrics["eta/value"] = eta
+        metrics["optimizer/lr"] = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        return metrics
+
+    def accumulate(self, batch: Sequence[ScoredRollout]) -> dict[str, float]:
+        """Add the gradient of the unscaled objective (eta 1) to the parameters; returns its metrics."""
+        threshold = self._vds_threshold(batch)
+        metrics: dict[str, float] = {}
+        size = self._batch.microbatch
+        self.scale.begin_step(self._parameters)
+        for first in range(0, len(batch), size):
+            part = batch[first : first + size]
+            sums = self._accumulate_microbatch(part, threshold, len(batch))
+            for name, value in sums.items():
+                metrics[name] = metrics.get(name, 0.0) + value
+        self.scale.end_step()
+        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in batch])
+        metrics |= {
+            "vds/mean": float(vds.mean()),
+            "vds/max": float(vds.max()),
+            "vds/threshold": float(threshold),
+        }
+        return metrics
+
+    def _vds_threshold(self, batch: Sequence[ScoredRollout]) -> Tensor:
+        """Q_0.7 of VDS over all response tokens of the optimizer batch (Eq. 16)."""
+        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in batch])
+        # torch.quantile stops at 16 million entries and interpolates as this does.
+        rank = self._config.quantile * (len(vds) - 1)
+        ordered = vds.double().sort().values
+        low, high = ordered[int(rank)], ordered[min(int(rank) + 1, len(vds) - 1)]
+        return (low + (rank - int(rank)) * (high - low)).float()
+
+    def _accumulate_microbatch(
+        self, part: Sequence[ScoredRollout], threshold: Tensor, global_responses: int
+    ) -> dict[str, float]:
+        device = self._student.device
+        support = Support.from_scores([scored.scores for scored in part], device)
+        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in part]).to(device)
+        lengths = torch.tensor([scored.scores.rows for scored in part])
+        weights = response_weights(lengths, global_responses).to(device)
+        terms, watched = self._terms(part, support, vds > threshold.to(device))
+        per_token = self._objective.per_token(terms, self._config.gamma, self._config.lambda_)
+        total = weighted_sum(per_token, weights)
+        if self.scale.measuring:
+            self.scale.measure(
+                weighted_sum(terms.standard, weights), weighted_sum(terms.visual, weights)
+            )
+        total.backward()
+        with torch.no_grad():
+            watched |= {"loss/total": per_token, "loss/standard": terms.standard}
+            if terms.visual is not None:
+                watched["loss/vis"] = terms.visual
+            if terms.preservation is not None:
+                watched["loss/lp"] = terms.preservation
+            return {name: float(weighted_sum(v, weights)) for name, v in watched.items()}
+
+    def _terms(
+        self, part: Sequence[ScoredRollout], support: Support, preserved: Tensor
+    ) -> tuple[Terms, dict[str, Tensor]]:
+        """The objective's terms [R], and values [R] that are only watched."""
+        mask = support.bucket_mask
+        teacher_mm, teacher_text = support.teacher_mm_logprobs, support.teacher_text_logprobs
+        student_mm = self._logprobs(part, support, "mm")
+        inside = student_mm.detach()[:, :-1].exp().where(support.id_mask, 0.0).sum(-1)
+        watched = {"support/student_mass": inside}
+        terms = Terms(standard(student_mm, teacher_mm, mask))
+        if not (self._objective.uses_visual or self._objective.uses_preservation):
+            return terms, watched
+        # q* is a target: without preservation nothing of the text context needs a gradient.
+        with torch.set_grad_enabled(
+            self._objective.uses_preservation or not self._config.detach_target
+        ):
+            student_text = self._logprobs(part, support, "text")
+            lang = language(student_text, teacher_text, mask)
+        watched["loss/lang"] = lang.detach()
+        prior = student_text.detach() if self._config.detach_target else student_text
+        target = visual_target(prior, teacher_mm, teacher_text, mask)
+        terms = Terms(
+            terms.standard,
+            visual(student_mm, target, mask),
+            language_preservation(lang, preserved) if self._objective.uses_preservation else None,
+        )
+        return terms, watched
+
+    def _logprobs(self, part: Sequence[ScoredRollout], support: Support, context: str) -> Tensor:
+        """Student's log-probabilities [R, K] under one context."""
+        hidden = self._student.hidden_rows(
+            [scored.prompt for scored in part],
+            [scored.rollout for scored in part],
+            "mm" if context == "mm" else "text",
+        )
+        return support_logprobs(hidden, self._student.project, support, self._batch.chunk_rows)

@@ -1,0 +1,109 @@
+"""A sample as the student and the teacher read it: the chat template rendered in both contexts, and expanded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from protos.arrays import Ids, as_ids
+from protos.expansion import ExpandedImage, expand_image, placeholder_token, splice
+from protos.fingerprint import tokenizer_fingerprint
+from protos.prompt import Prompt
+from student_trainer.config import DataConfig
+from student_trainer.data import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class StudentContext:
+    """Tokens and image inputs of one context, as the student's model takes them. P expanded tokens."""
+
+    ids: Tensor
+    """i64 [P]"""
+    token_types: dict[str, Tensor]
+    """Per-token inputs, i64 [P], 0 for text."""
+    tensors: dict[str, Tensor]
+    """Image inputs, concatenated over the images; empty without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudentPrompt:
+    """One question in both contexts."""
+
+    wire: Prompt
+    """As it is put to the teacher: one placeholder per image."""
+    mm: StudentContext
+    text: StudentContext
+    answer: str
+
+    @property
+    def has_images(self) -> bool:
+        """Without images the two contexts are one."""
+        return bool(self.wire.images)
+
+
+class PromptBuilder:
+    """Renders samples with the student's own processor."""
+
+    def __init__(self, processor: Any, config: DataConfig) -> None:
+        self._processor = processor
+        self._config = config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the student's tokenizer; the teacher's must be the same."""
+        return tokenizer_fingerprint(self._processor.tokenizer)
+
+    @cached_property
+    def placeholder_id(self) -> int:
+        """The id that stands for one image."""
+        return self._processor.tokenizer.convert_tokens_to_ids(placeholder_token(self._processor))
+
+    def build(self, sample: Sample, expected_responses: int) -> StudentPrompt:
+        """Both contexts: the same messages, with their images and with the image parts left out."""
+        mm_ids = self._render(sample, len(sample.images))
+        text_ids = self._render(sample, 0) if sample.images else mm_ids
+        images = [expand_image(self._processor, decode_image(data)) for data in sample.images]
+        wire = Prompt(
+            mm_ids=mm_ids,
+            text_ids=text_ids,
+            images=sample.images,
+            tokenizer_fingerprint=self.fingerprint,
+            expected_responses=expected_responses,
+        )
+        mm = _expand(mm_ids, self.placeholder_id, images)
+        text = _expand(text_ids, self.placeholder_id, ()) if sample.images else mm
+        return StudentPrompt(wire, mm, text, sample.answer)
+
+    def _render(self, sample: Sample, images: int) -> Ids:
+        parts: list[dict[str, str]] = [{"type": "image"}] * images
+        parts.append({"type": "text", "text": self._config.after_images + sample.question})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+        if self._config.system_prompt is not None:
+            system = [{"type": "text", "text": self._config.system_prompt}]
+            messages.insert(0, {"role": "system", "content": system})
+        text = self._processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return as_ids(self._processor.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """RGB with EXIF orientation applied: the contract's rule, so that both sides see the same pixels."""
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def _expand(ids: Ids, placeholder: int, images: Sequence[ExpandedImage]) -> StudentContext:
+    expanded, types = splice(ids, placeholder, images) if images else (ids, {})
+    names = images[0].tensors if images else ()
+    return StudentContext(
+        ids=torch.tensor(expanded, dtype=torch.long),
+        token_types={n: torch.tensor(values, dtype=torch.long) for n, values in types.items()},
+        tensors={name: torch.cat([image.tensors[name] for image in images]) for name in names},
+    )

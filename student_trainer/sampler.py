@@ -1,0 +1,147 @@
+"""Rollouts by transformers' generate: every response is handed on as soon as it is finished.
+
+B responses at a time, P padded prompt length, t tokens so far, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from protos.arrays import Ids
+from student_trainer.config import SamplerConfig
+from student_trainer.prompting import StudentPrompt
+from student_trainer.rollout import Rollout
+from student_trainer.student import Student
+
+OnFinished = Callable[[int, Rollout], None]
+
+
+@dataclass
+class TransformersSampler:
+    """Samples at temperature 1 from the whole vocabulary, less the ids that stand for images and padding."""
+
+    student: Student
+    config: SamplerConfig
+    vocab_size: int
+    """Ids at or above it are not sampled: the smaller of student's and teacher's."""
+
+    def sample(
+        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+    ) -> None:
+        """One response to each prompt; `on_finished(index, rollout)` is called while others still grow."""
+        for first in range(0, len(prompts), self.config.batch_size):
+            batch = prompts[first : first + self.config.batch_size]
+            recorder = _Recorder(self.config.candidates, self._suppressed(), self.vocab_size)
+
+            def hand_on(row: int, ids: Ids, finished: bool, offset: int = first) -> None:
+                candidates = recorder.candidates(row, len(ids))  # noqa: B023 (called within this turn)
+                on_finished(offset + row, Rollout(ids, candidates, finished, policy_step))
+
+            self._generate(batch, recorder, hand_on, greedy=False)
+
+    def answer(self, prompts: Sequence[StudentPrompt], batch_size: int) -> list[Ids]:
+        """Greedy responses, in order, for evaluation."""
+        answers: list[Ids] = [np.empty(0, dtype=np.int32)] * len(prompts)
+        for first in range(0, len(prompts), batch_size):
+
+            def keep(row: int, ids: Ids, finished: bool, offset: int = first) -> None:
+                answers[offset + row] = ids
+
+            recorder = _Recorder(0, self._suppressed(), self.vocab_size)
+            self._generate(prompts[first : first + batch_size], recorder, keep, greedy=True)
+        return answers
+
+    def _suppressed(self) -> list[int]:
+        return sorted(self.student.vision_ids())
+
+    @torch.no_grad()
+    def _generate(
+        self,
+        prompts: Sequence[StudentPrompt],
+        recorder: _Recorder,
+        hand_on: Callable[[int, Ids, bool], None],
+        greedy: bool,
+    ) -> None:
+        inputs = self.student.inputs([prompt.mm for prompt in prompts], None, "left")
+        watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, hand_on)
+        output = self.student.model.generate(
+            **inputs,
+            do_sample=not greedy,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.config.max_new_tokens,
+            logits_processor=LogitsProcessorList([recorder]),
+            stopping_criteria=StoppingCriteriaList([watcher]),
+        )
+        watcher.flush(output)
+
+
+class _Recorder(LogitsProcessor):
+    """Notes the student's own top ids of every step, then bars what may not be sampled."""
+
+    def __init__(self, candidates: int, suppressed: Sequence[int], vocab_size: int) -> None:
+        self._count = candidates
+        self._suppressed = list(suppressed)
+        self._vocab_size = vocab_size
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._count:
+            known = scores[:, : self._vocab_size]
+            self._steps.append(known.topk(min(self._count, known.shape[1])).indices)
+        scores = scores.clone()
+        scores[:, self._suppressed] = float("-inf")
+        scores[:, self._vocab_size :] = float("-inf")
+        return scores
+
+    def candidates(self, row: int, tokens: int) -> np.ndarray | None:
+        """i32 [tokens, C]"""
+        if not self._count:
+            return None
+        rows = torch.stack([step[row] for step in self._steps[:tokens]])
+        return rows.int().cpu().numpy()
+
+
+class _Watcher(StoppingCriteria):
+    """Hands rows on at their end of sequence; never stops generation itself."""
+
+    def __init__(
+        self,
+        prompt_length: int,
+        eos_ids: Sequence[int],
+        hand_on: Callable[[int, Ids, bool], None],
+    ) -> None:
+        self._prompt_length = prompt_length
+        self._eos = torch.tensor(eos_ids)
+        self._hand_on = hand_on
+        self._handed: set[int] = set()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor | None = None, **_: object) -> Tensor:
+        ended = torch.isin(input_ids[:, -1], self._eos.to(input_ids.device))
+        for row in ended.nonzero()[:, 0].tolist():
+            if row not in self._handed:
+                self._give(row, input_ids, finished=True)
+        return torch.zeros_like(ended)
+
+    def flush(self, output: Tensor) -> None:
+        """Hand on what was cut at the longest length."""
+        for row in range(len(output)):
+            if row not in self._handed:
+                self._give(row, output, finished=False)
+
+    def _give(self, row: int, ids: Tensor, finished: bool) -> None:
+        self._handed.add(row)
+        response = ids[row, self._prompt_length :].int().cpu().numpy()
+        self._hand_on(row, response, finished)

@@ -1,0 +1,74 @@
+"""eta, the scale that lets gamma turn the gradient and leaves its length alone (Eq. 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from student_trainer.config import ObjectiveConfig
+from student_trainer.loss import steering_scale
+
+
+class SteeringScale:
+    """A fixed number, or the mean of what the first steps measured, frozen afterwards.
+
+    Measuring takes two more backward passes per microbatch: the gradients of the standard and of the visual term are
+    accumulated apart over the whole optimizer batch, then compared.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self._gamma = config.gamma
+        self._steps = config.eta_steps if config.eta == "auto" and config.name != "standard" else 0
+        self._fixed = float(config.eta) if config.eta != "auto" else 1.0
+        if config.name == "standard":
+            self._fixed = 1.0
+        self.measured: list[float] = []
+        self._parameters: Sequence[torch.nn.Parameter] = ()
+        self._sums: list[list[Tensor]] = []
+
+    @property
+    def measuring(self) -> bool:
+        """Whether this step still measures."""
+        return len(self.measured) < self._steps
+
+    def value(self) -> float:
+        """Eta as it stands."""
+        return sum(self.measured) / len(self.measured) if self.measured else self._fixed
+
+    def begin_step(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Start summing the two gradients of an optimizer step."""
+        self._parameters = parameters
+        self._sums = []
+
+    def measure(self, standard_sum: Tensor, visual_sum: Tensor) -> None:
+        """Add a microbatch; the graph is kept for the backward pass that follows."""
+        grads = [
+            torch.autograd.grad(
+                term,
+                list(self._parameters),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for term in (standard_sum, visual_sum)
+        ]
+        if not self._sums:
+            self._sums = [list(g) for g in grads]
+        else:
+            for total, new in zip(self._sums, grads, strict=True):
+                torch._foreach_add_(total, list(new))
+
+    def end_step(self) -> None:
+        """Take the step's ratio, if it measured."""
+        if not self._sums:
+            return
+        standard, visual = self._sums
+        steered = [s + self._gamma * v for s, v in zip(standard, visual, strict=True)]
+        self.measured.append(float(steering_scale(_norm(standard), _norm(steered))))
+        self._sums = []
+
+
+def _norm(grads: Sequence[Tensor]) -> Tensor:
+    return torch.stack([g.double().square().sum() for g in grads]).sum().sqrt()

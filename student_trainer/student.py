@@ -1,0 +1,153 @@
+"""The student's model: rows of states under a context, output projection, saving.
+
+B responses, L padded length, T response tokens, R rows (all responses' tokens, packed), D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from student_trainer.prompting import StudentContext, StudentPrompt
+from student_trainer.rollout import Rollout
+
+Side = Literal["left", "right"]
+
+
+class Student:
+    """Any AutoModelForImageTextToText. Kept in evaluation mode: dropout would part it from its own rollouts."""
+
+    def __init__(self, model: str, device: str, dtype: str) -> None:
+        self.device = _device(device)
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        self.model.to(self.device).eval()
+        self.processor: Any = AutoProcessor.from_pretrained(model)
+        self._head: Any = self.model.get_output_embeddings()
+        # Sampling settings that a checkpoint brings along (top-k, penalties) would change the policy.
+        self._shipped_generation_config = self.model.generation_config
+        self.eos_ids = self._eos_ids()
+        self.pad_id = self._pad_id()
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=list(self.eos_ids), pad_token_id=self.pad_id
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """V, width of the logits."""
+        return self._head.weight.shape[0]
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained: everything, the vision encoder too."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def vision_ids(self) -> set[int]:
+        """Ids that may not be sampled: whatever stands for, begins, ends or pads an image or a video."""
+        names = (
+            "image_token_id",
+            "video_token_id",
+            "boi_token_id",
+            "eoi_token_id",
+            "image_token_index",
+        )
+        names += ("vision_start_token_id", "vision_end_token_id")
+        found = {getattr(o, n, None) for o in (self.model.config, self.processor) for n in names}
+        ids = {i for i in (*found, self.pad_id) if isinstance(i, int) and 0 <= i < self.vocab_size}
+        return ids - set(self.eos_ids)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits [R, V], float32, of states [R, D]."""
+        weight, bias = self._head.weight, self._head.bias
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        bias = None if bias is None else bias.to(wide)
+        logits = torch.nn.functional.linear(hidden.to(wide), weight.to(wide), bias)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def hidden_rows(
+        self,
+        prompts: Sequence[StudentPrompt],
+        rollouts: Sequence[Rollout],
+        context: Literal["mm", "text"],
+    ) -> Tensor:
+        """States [R, D] before each response token; row t scores token t. One forward pass."""
+        contexts = [getattr(prompt, context) for prompt in prompts]
+        responses = [torch.tensor(r.response_ids, dtype=torch.long) for r in rollouts]
+        inputs = self.inputs(contexts, [response[:-1] for response in responses], "right")
+        hidden = self.model.model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+        rows = [
+            hidden[i, len(c.ids) - 1 : len(c.ids) - 1 + len(r)]
+            for i, (c, r) in enumerate(zip(contexts, responses, strict=True))
+        ]
+        return torch.cat(rows)
+
+    def inputs(
+        self, contexts: Sequence[StudentContext], responses: Sequence[Tensor] | None, side: Side
+    ) -> dict[str, Tensor]:
+        """Model inputs of a batch, prompts with or without responses, padded on one side."""
+        tails = responses or [torch.empty(0, dtype=torch.long)] * len(contexts)
+        ids = [torch.cat([c.ids, tail]) for c, tail in zip(contexts, tails, strict=True)]
+        inputs = {
+            "input_ids": _pad(ids, self.pad_id, side),
+            "attention_mask": _pad([torch.ones_like(i) for i in ids], 0, side),
+        }
+        for name in sorted({n for c in contexts for n in c.token_types}):
+            kinds = [torch.zeros_like(i) for i in ids]
+            for row, c in zip(kinds, contexts, strict=True):
+                if name in c.token_types:
+                    row[: len(c.ids)] = c.token_types[name]
+            inputs[name] = _pad(kinds, 0, side)
+        for name in sorted({n for c in contexts for n in c.tensors}):
+            joined = torch.cat([c.tensors[name] for c in contexts if name in c.tensors])
+            floating = joined.is_floating_point()
+            inputs[name] = joined.to(self.model.dtype) if floating else joined
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+    def save(self, folder: Path) -> None:
+        """An ordinary Hugging Face folder that `from_pretrained` loads."""
+        own, self.model.generation_config = (
+            self.model.generation_config,
+            self._shipped_generation_config,
+        )
+        try:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        finally:
+            self.model.generation_config = own
+
+    def _eos_ids(self) -> tuple[int, ...]:
+        eos = self.model.generation_config.eos_token_id
+        eos = eos if eos is not None else self.processor.tokenizer.eos_token_id
+        if eos is None:
+            raise ValueError(
+                "the student names no end of sequence; set eos_token_id in its generation_config"
+            )
+        return (eos,) if isinstance(eos, int) else tuple(eos)
+
+    def _pad_id(self) -> int:
+        pad = self.model.generation_config.pad_token_id
+        pad = pad if pad is not None else self.processor.tokenizer.pad_token_id
+        return pad if pad is not None else self.eos_ids[0]
+
+
+def global_norm(tensors: Sequence[Tensor]) -> float:
+    """Euclidean norm of all entries together, in float64."""
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+
+def _pad(rows: Sequence[Tensor], value: int, side: Side) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(
+        list(rows), batch_first=True, padding_value=value, padding_side=side
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

@@ -1,0 +1,226 @@
+"""`student-trainer train`: sample, have it scored as it comes, update. One step is one optimizer batch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from protos.client import PutPrompt
+from protos.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    InvalidItem,
+    LimitExceeded,
+)
+from protos.item import Candidates, ScoreItem
+from protos.scores import Scores
+from protos.sync_client import SyncTeacherClient
+from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
+from student_trainer.config import TrainConfig
+from student_trainer.data import DataSet
+from student_trainer.errors import TooManyDropped
+from student_trainer.evaluate import Evaluation, evaluate
+from student_trainer.learner import Learner, ScoredRollout
+from student_trainer.metrics import MetricsLog
+from student_trainer.prompting import PromptBuilder, StudentPrompt
+from student_trainer.rollout import Rollout
+from student_trainer.run_config import write_config
+from student_trainer.sampler import TransformersSampler
+from student_trainer.student import Student
+
+log = logging.getLogger(__name__)
+
+BLIND_VDS = 1e-3
+"""Mean VDS in nats below which the teacher's two contexts are as good as one."""
+DROPPABLE = (InvalidItem, DeadlineExceeded, LimitExceeded, InternalFault)
+"""Errors that cost one response; any other ends the run."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Run to the last step; returns the last checkpoint. Raises TeacherError or TrainerError."""
+    with Trainer(config) as trainer:
+        return trainer.run()
+
+
+class Trainer:
+    """A run: student, teacher, data and learner, stepped in turn."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self._folder = config.run_dir / "checkpoints"
+        found = checkpoints(self._folder)
+        if found and not config.resume:
+            raise ValueError(
+                f"{config.run_dir} holds a run already; say --resume to go on, or choose another --run-dir"
+            )
+        last = found[-1] if found else None
+        self.data = DataSet(config.data.train, config.data)
+        self.student = Student(str(last or config.model), config.device, config.dtype)
+        self.builder = PromptBuilder(self.student.processor, config.data)
+        self.learner = Learner(self.student, config.objective, config.optimizer, config.batch)
+        self.step = restore(last, self.learner) if last else 0
+        self.teacher = SyncTeacherClient(
+            config.teacher.address,
+            tokenizer_fingerprint=self.builder.fingerprint,
+            max_inflight_tokens=config.teacher.max_inflight_tokens,
+            deadline_s=config.teacher.deadline_s,
+            connect_timeout_s=config.teacher.connect_timeout_s,
+        )
+        self._vocab_size = min(self.student.vocab_size, self.teacher.info.vocab_size)
+        self.sampler = TransformersSampler(self.student, config.sampler, self._vocab_size)
+        write_config(config, self.teacher.info)
+        self._log = MetricsLog(config.run_dir, self.step)
+        self._blind_steps = 0
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.__exit__(None, None, None)
+        self.teacher.close()
+
+    def run(self) -> Path:
+        """All steps that are left, with evaluations and checkpoints on the way."""
+        config = self._config
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None)
+        saved = None
+        while self.step < config.steps:
+            metrics = self.train_step()
+            if config.eval.every and self.step % config.eval.every == 0:
+                metrics["eval/accuracy"] = self.validate()
+            self._log.write(self.step, metrics)
+            self._warn_if_blind(metrics["vds/mean"])
+            bar.set_postfix(loss=f"{metrics['loss/total']:.4f}", vds=f"{metrics['vds/mean']:.3f}")
+            bar.update()
+            if bar.disable and self.step % max(1, config.steps // 20) == 0:
+                log.info("step=%d/%d loss=%.4f", self.step, config.steps, metrics["loss/total"])
+            every = config.checkpoint.every
+            if self.step == config.steps or (every and self.step % every == 0):
+                saved = save_checkpoint(
+                    self._folder, self.step, self.student, self.learner, config.checkpoint.keep
+                )
+        bar.close()
+        return saved or checkpoints(self._folder)[-1]
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; returns its metrics."""
+        started_s = time.monotonic()
+        # Each step's randomness is its own: a resumed run needs no generator state.
+        torch.manual_seed(hash((self._config.seed, self.step)) % 2**63)
+        batch, metrics = self._rollouts()
+        update_s = time.monotonic()
+        metrics |= self.learner.step(batch)
+        self.step += 1
+        now_s = time.monotonic()
+        metrics |= {"time/update_s": now_s - update_s, "time/step_s": now_s - started_s}
+        return metrics
+
+    def validate(self) -> float:
+        """Greedy accuracy on the validation rows."""
+        config = self._config
+        if config.data.validation is None:
+            raise ValueError(
+                "eval.every is set but data.validation is not; name a file of validation rows"
+            )
+        return self.evaluate(config.data.validation, config.eval.limit).accuracy
+
+    def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
+        """Greedy answers to the first rows of a file."""
+        rows = DataSet(path, self._config.data)
+        count = min(limit or len(rows), len(rows))
+        prompts = [self.builder.build(rows[i], 0) for i in range(count)]
+        return evaluate(self.sampler, prompts, self._config.eval.batch_size)
+
+    def _rollouts(self) -> tuple[list[ScoredRollout], dict[str, float]]:
+        """Sample the step's responses; each goes to the teacher as soon as it is finished."""
+        batch = self._config.batch
+        started_s = time.monotonic()
+        indices = self.data.indices(self.step, batch.prompts, self._config.seed)
+        built = [self.builder.build(self.data[i], batch.responses_per_prompt) for i in indices]
+        puts = [self.teacher.submit_prompt(prompt.wire) for prompt in built]
+        prompts = [prompt for prompt in built for _ in range(batch.responses_per_prompt)]
+        rollouts: dict[int, Rollout] = {}
+        scores: dict[int, Future[Scores]] = {}
+
+        def send(index: int, rollout: Rollout) -> None:
+            rollouts[index] = rollout
+            put = puts[index // batch.responses_per_prompt]
+            scores[index] = self.teacher.submit_score(put, self._item(rollout))
+
+        self.sampler.sample(prompts, self.step, send)
+        sampled_s = time.monotonic()
+        scored, dropped = self._collect(prompts, rollouts, scores)
+        waited_s = time.monotonic()
+        self._drop(puts)
+        lengths = [len(rollout.response_ids) for rollout in rollouts.values()]
+        supports = sum(len(s.scores.support_ids) for s in scored) / sum(
+            s.scores.rows for s in scored
+        )
+        return scored, {
+            "time/sample_s": sampled_s - started_s,
+            "time/teacher_wait_s": waited_s - sampled_s,
+            "rollout/tokens": float(sum(lengths)),
+            "rollout/length_mean": sum(lengths) / len(lengths),
+            "rollout/finished_share": sum(r.finished for r in rollouts.values()) / len(rollouts),
+            "rollout/dropped": float(dropped),
+            "support/ids_mean": supports,
+            "wire/bytes_per_token": self.teacher.stats.bytes_per_token,
+        }
+
+    def _item(self, rollout: Rollout) -> ScoreItem:
+        candidates = rollout.candidates
+        return ScoreItem(
+            response_ids=rollout.response_ids,
+            k=self._config.teacher.k,
+            candidates=None if candidates is None else Candidates.from_rows(candidates),
+            dtype=self._config.teacher.dtype,
+            vocab_size=self._vocab_size,
+        )
+
+    def _collect(
+        self,
+        prompts: Sequence[StudentPrompt],
+        rollouts: dict[int, Rollout],
+        scores: dict[int, Future[Scores]],
+    ) -> tuple[list[ScoredRollout], int]:
+        """In the batch's order, whatever came first. A response without scores leaves the batch, counted by reason."""
+        scored: list[ScoredRollout] = []
+        reasons: Counter[str] = Counter()
+        for index, prompt in enumerate(prompts):
+            try:
+                answer = scores[index].result()
+            except DROPPABLE as error:
+                reasons[type(error).__name__] += 1
+                log.warning("dropped step=%d response=%d reason=%s", self.step, index, error)
+            else:
+                scored.append(ScoredRollout(prompt, rollouts[index], answer))
+        dropped = len(prompts) - len(scored)
+        if dropped > self._config.teacher.max_dropped_share * len(prompts) or not scored:
+            raise TooManyDropped(
+                f"{dropped} of {len(prompts)} responses of step {self.step} came back without scores "
+                f"({dict(reasons)}); teacher.max_dropped_share allows {self._config.teacher.max_dropped_share:g}"
+            )
+        return scored, dropped
+
+    def _drop(self, puts: Sequence[Future[PutPrompt]]) -> None:
+        for put in puts:
+            if put.exception() is None:
+                self.teacher.drop_prompt(put.result())
+
+    def _warn_if_blind(self, vds_mean: float) -> None:
+        self._blind_steps = self._blind_steps + 1 if vds_mean < BLIND_VDS else 0
+        if self._blind_steps == 5:
+            log.warning(
+                "mean VDS has been below %g nats for 5 steps: the teacher answers the same with and without the "
+                "pictures, and steering falls back to standard distillation; are the images in the prompts?",
+                BLIND_VDS,
+            )
