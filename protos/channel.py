@@ -33,7 +33,8 @@ def server_options(limits: Limits) -> ChannelOptions:
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+        # A default server sends clients that ping more often than every five minutes away (GOAWAY, too_many_pings).
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),
     ]

@@ -25,6 +25,7 @@ from protos.errors import (
     DeadlineExceeded,
     EchoMismatch,
     ErrorDetail,
+    InvalidItem,
     LimitExceeded,
     PreconditionFailed,
     TeacherError,
@@ -202,6 +203,7 @@ class TeacherClient:
         ends = loop.time() + deadline_s
         request_id = self._next_id()
         tokens = len(item.response_ids)
+        self._check_length(tokens)
         pending = _Pending()
         sent = False
         try:
@@ -246,6 +248,15 @@ class TeacherClient:
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise type(self._failure)(self._failure.message, self._failure.detail)
+
+    def _check_length(self, tokens: int) -> None:
+        """A response beyond the teacher's limit would wait for credit that can never come."""
+        limit = self.info.limits.max_response_tokens
+        if tokens > limit:
+            raise InvalidItem(
+                f"the response has {tokens} tokens, the teacher's limit is {limit}; it is never truncated",
+                ErrorDetail("response_ids", str(tokens), str(limit)),
+            )
 
     def _send(self, message: pb.ClientMessage) -> None:
         size = message.ByteSize()

@@ -80,11 +80,11 @@ class SyncTeacherClient:
             self._stop()
 
     async def _score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Scores:
-        if isinstance(
-            prompt, Future
-        ):  # shared by a prompt's responses: one's end is not the others'
-            prompt = await asyncio.shield(asyncio.wrap_future(prompt))
-        return await self._client.score(prompt, item)
+        if isinstance(prompt, PutPrompt):
+            return await self._client.score(prompt, item)
+        # The future is shared by a prompt's responses: one's end is not the others'.
+        put = await asyncio.shield(asyncio.wrap_future(prompt))
+        return await self._client.score(put, item)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

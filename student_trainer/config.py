@@ -84,7 +84,7 @@ class ObjectiveConfig(Settings):
     detach_target: bool = True
     """Whether q* is a target: no gradient through the student's own prior in it."""
 
-    model_config = ConfigDict(**Settings.model_config, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     @model_validator(mode="after")
     def _eta_positive(self) -> ObjectiveConfig:

@@ -82,7 +82,7 @@ class Learner:
         metrics["loss/total"] *= eta
         metrics["grad/norm"] = float(norm)
         metrics["eta/value"] = eta
-        metrics["optimizer/lr"] = self.schedule.get_last_lr()[0]
+        metrics["optimizer/lr"] = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
         return metrics
@@ -127,7 +127,7 @@ class Learner:
         terms, watched = self._terms(part, support, vds > threshold.to(device))
         per_token = self._objective.per_token(terms, self._config.gamma, self._config.lambda_)
         total = weighted_sum(per_token, weights)
-        if self.scale.measuring:
+        if self.scale.measuring and terms.visual is not None:
             self.scale.measure(
                 weighted_sum(terms.standard, weights), weighted_sum(terms.visual, weights)
             )

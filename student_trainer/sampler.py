@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ class _Watcher(StoppingCriteria):
         self._hand_on = hand_on
         self._handed: set[int] = set()
 
-    def __call__(self, input_ids: Tensor, scores: Tensor | None = None, **_: object) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Any:
         ended = torch.isin(input_ids[:, -1], self._eos.to(input_ids.device))
         for row in ended.nonzero()[:, 0].tolist():
             if row not in self._handed:

@@ -58,7 +58,8 @@ class SteeringScale:
             self._sums = [list(g) for g in grads]
         else:
             for total, new in zip(self._sums, grads, strict=True):
-                torch._foreach_add_(total, list(new))
+                for accumulated, gradient in zip(total, new, strict=True):
+                    accumulated += gradient
 
     def end_step(self) -> None:
         """Take the step's ratio, if it measured."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -57,7 +58,7 @@ def _wait_until_healthy(child: subprocess.Popen[bytes], port_file: Path, log_pat
         time.sleep(POLL_S)
     address = port_file.read_text()
     with grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its methods are made at run time
         for status in health.Watch(
             health_pb2.HealthCheckRequest(),
             timeout=max(1.0, ends_s - time.monotonic()),

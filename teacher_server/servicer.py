@@ -39,9 +39,10 @@ class Servicer(TeacherServicer):
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[pb.ServerMessage]:
         """One conversation; see `teacher_server.stream`."""
+        peer = context.peer()  # asked now: once the call is over, asking crashes grpcio
         stream = Stream(self._core, self._window_tokens)
         self._streams.add(stream)
-        log.info("stream_opened peer=%s open=%d", context.peer(), len(self._streams))
+        log.info("stream_opened peer=%s open=%d", peer, len(self._streams))
         try:
             async for message in stream.run(request_iterator):
                 yield message
@@ -52,7 +53,7 @@ class Servicer(TeacherServicer):
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
         finally:
             self._streams.discard(stream)
-            log.info("stream_closed peer=%s open=%d", context.peer(), len(self._streams))
+            log.info("stream_closed peer=%s open=%d", peer, len(self._streams))
 
     async def drain(self) -> None:
         """Let every stream finish what it admitted."""

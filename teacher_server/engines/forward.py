@@ -87,7 +87,7 @@ class Forward:
 
     def prefill(self, contexts: Sequence[Context]) -> list[Prefix]:
         """Run prompts alone and keep what their responses need."""
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         hidden = self._run(
             input_ids=self._pad([c.ids for c in contexts], self._pad_id),
             attention_mask=self._mask([c.length for c in contexts]),
