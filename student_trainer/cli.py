@@ -46,7 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     except (TeacherError, TrainerError) as error:
         print(f"student-trainer {command}: {error}", file=sys.stderr)
         return FAILED
-    except (ValidationError, ValueError, OSError) as error:
+    except ValidationError as error:
+        for wrong in error.errors():
+            place = ".".join(map(str, wrong["loc"]))
+            print(f"student-trainer {command}: {place}: {wrong['msg']}", file=sys.stderr)
+        return WRONG_INPUT
+    except (ValueError, OSError) as error:
         print(f"student-trainer {command}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:

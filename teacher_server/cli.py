@@ -38,7 +38,12 @@ def main(argv: list[str] | None = None) -> int:
                 "no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file"
             )
         _run_serve(config)
-    except (ValidationError, ValueError, OSError) as error:
+    except ValidationError as error:
+        for wrong in error.errors():
+            place = ".".join(map(str, wrong["loc"]))
+            print(f"teacher-server serve: {place}: {wrong['msg']}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
         print(f"teacher-server serve: {error}", file=sys.stderr)
         return 2
     return 0

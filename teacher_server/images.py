@@ -68,4 +68,3 @@ def _decode(image: Image.Image, field: str) -> Image.Image:
             f"{field} can't be decoded: {error}; check that the file is whole",
             ErrorDetail(field=field, value=str(error)),
         ) from error
-

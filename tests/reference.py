@@ -98,7 +98,9 @@ class Reference:
                 (scores.mm_logprobs, mm, scores.mm_tail, scores.sampled_mm_logprobs),
                 (scores.text_logprobs, text, scores.text_tail, scores.sampled_text_logprobs),
             ):
-                np.testing.assert_allclose(got[entries], full[t, ids], atol=tolerance, rtol=relative)
+                np.testing.assert_allclose(
+                    got[entries], full[t, ids], atol=tolerance, rtol=relative
+                )
                 assert abs(sampled[t] - float(full[t, int(response[t])])) <= tolerance
                 if scores.tail_mask[t]:
                     assert abs(tail[t] - float(full[t, outside].logsumexp(0))) <= tolerance

@@ -228,7 +228,9 @@ UNIMPLEMENTED = {
     "sampled_only": lambda m: setattr(m, "mode", pb.MODE_SAMPLED_ONLY),
     "hidden_states": lambda m: setattr(m, "mode", pb.MODE_HIDDEN_STATES),
     "chat": lambda m: setattr(m, "response_text", "a temple"),
-    "response_mask": lambda m: m.response_mask.CopyFrom(pb.Array(data=b"\x01", dtype=pb.U8, shape=[1])),
+    "response_mask": lambda m: m.response_mask.CopyFrom(
+        pb.Array(data=b"\x01", dtype=pb.U8, shape=[1])
+    ),
     "row_range": lambda m: setattr(m, "end_row", 1),
     "priority": lambda m: setattr(m, "priority", pb.PRIORITY_SCORE),
 }
@@ -292,7 +294,7 @@ async def test_counts_and_shapes_are_checked_against_the_bytes(array, says, benc
 
 
 async def test_a_message_beyond_grpcs_limit_is_refused_by_the_client(bench: Bench):
-    with pytest.raises(LimitExceeded, match="gRPC limit is 400000.*whole call"):
+    with pytest.raises(LimitExceeded, match=r"gRPC limit is 400000.*whole call"):
         await with_images(bench, b"\0" * 500_000)
     await bench.score()
 
@@ -342,4 +344,3 @@ class RawStream:
             assert answer is not grpc.aio.EOF
             if answer.WhichOneof("message") != "credit":
                 return answer
-

@@ -34,7 +34,10 @@ def random_response(seed: int, length: int, vocabulary: int = 300) -> np.ndarray
 
 
 async def score_all(
-    address: str, reference: Reference, cases: list[tuple[str, tuple[bytes, ...], np.ndarray]], **item
+    address: str,
+    reference: Reference,
+    cases: list[tuple[str, tuple[bytes, ...], np.ndarray]],
+    **item,
 ) -> list[Scores]:
     """All cases at once, so that they meet in batches."""
     import asyncio
@@ -43,7 +46,9 @@ async def score_all(
         puts = {}
         for question, images, _ in cases:
             if (question, images) not in puts:
-                puts[question, images] = await teacher.put_prompt(reference.prompt(question, images))
+                puts[question, images] = await teacher.put_prompt(
+                    reference.prompt(question, images)
+                )
         return await asyncio.gather(
             *(
                 teacher.score(puts[question, images], ScoreItem(response, **item))

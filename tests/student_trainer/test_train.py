@@ -1,0 +1,216 @@
+"""The trainer against a real server: any family, any batching, resumed, and with teachers that fail."""
+
+import json
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from protos.errors import InternalFault, PreconditionFailed
+from protos.scores import Scores
+from student_trainer.config import TrainConfig
+from student_trainer.errors import TooManyDropped
+from student_trainer.learner import ScoredRollout
+from student_trainer.train import Trainer, train
+from tests.loopback import serving
+from tests.pictures import noise
+from tests.tiny_models import make_llava, make_qwen3_vl
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, photographs: tuple[bytes, bytes]) -> Path:
+    """Questions about the photographs: one image, two of different sizes, none."""
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "temple.jpg").write_bytes(photographs[0])
+    (folder / "flower.png").write_bytes(photographs[1])
+    (folder / "noise.webp").write_bytes(noise(3, (33, 61), "WEBP"))
+    images = ["temple.jpg", ["flower.png", "temple.jpg"], None, "noise.webp", "flower.png"]
+    lines = [
+        {"image": image, "question": f"what colour is number {i}?", "answer": str(i)}
+        for i, image in enumerate(images)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        "qwen": make_qwen3_vl(tmp_path_factory.mktemp("student"), seed=11),
+        "llava": make_llava(tmp_path_factory.mktemp("student"), seed=12),
+    }
+
+
+@pytest.fixture(scope="module")
+def deterministic(qwen: Path):
+    with serving(qwen, engine={"deterministic": True}) as address:
+        yield address
+
+
+def config(model: Path, address: str, rows: Path, run_dir: Path, **sections) -> TrainConfig:
+    settings = {
+        "model": str(model),
+        "run_dir": run_dir,
+        "steps": 1,
+        "device": "cpu",
+        "data": {"train": str(rows)},
+        "sampler": {"max_new_tokens": 8, "candidates": 4},
+        "teacher": {"address": address, "k": 6},
+        "objective": {"name": "vgs-lp", "lambda": 1.0},
+        "optimizer": {"lr": 1e-3},
+        "batch": {"prompts": 5, "responses_per_prompt": 2, "microbatch": 4},
+    }
+    return TrainConfig.model_validate(settings | sections)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("family", ["qwen", "llava"])
+@pytest.mark.parametrize("objective", ["standard", "vgs", "vgs-lp"])
+def test_one_step_on_photographs(family, objective, students, rows, tmp_path, request):
+    teacher = request.getfixturevalue(family)
+    with serving(teacher) as address:
+        settings = config(
+            students[family], address, rows, tmp_path, objective={"name": objective, "lambda": 1.0}
+        )
+        last = train(settings)
+    before, after = weights(students[family]), weights(last)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert any("visual" in name or "vision" in name for name in moved), "the encoder is trained too"
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    (line,) = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["vds/max"] > 0
+    assert line["rollout/dropped"] == 0
+    assert 0 < line["support/student_mass"] <= 1
+    assert ("loss/vis" in line) == (objective != "standard")
+    assert ("loss/lp" in line) == (objective == "vgs-lp")
+
+
+@pytest.fixture
+def scored(deterministic, students, rows, tmp_path) -> tuple[Trainer, list[ScoredRollout]]:
+    settings = config(
+        students["qwen"], deterministic, rows, tmp_path,
+        batch={"prompts": 8, "responses_per_prompt": 2, "microbatch": 16},
+        objective={"name": "vgs-lp", "lambda": 1.0, "eta": "auto"},
+    )  # fmt: skip
+    with Trainer(settings) as trainer:
+        torch.manual_seed(0)
+        batch, _ = trainer._rollouts()
+        yield trainer, batch
+
+
+def test_microbatches_change_nothing(scored):
+    trainer, batch = scored
+    assert len(batch) == 16
+    found = {}
+    for size in (16, 4, 1):
+        trainer.learner._batch = trainer.learner._batch.model_copy(update={"microbatch": size})
+        trainer.learner.scale.measured.clear()
+        trainer.student.model.zero_grad(set_to_none=True)
+        metrics = trainer.learner.accumulate(batch)
+        gradient = torch.cat([p.grad.flatten() for p in trainer.student.parameters])
+        found[size] = gradient, metrics, trainer.learner.scale.value()
+    whole, metrics, eta = found[16]
+    assert whole.abs().max() > 1e-3
+    for size in (4, 1):
+        gradient, others, other_eta = found[size]
+        torch.testing.assert_close(gradient, whole, atol=1e-6, rtol=0)
+        assert others == pytest.approx(metrics, abs=1e-5)
+        assert other_eta == pytest.approx(eta, rel=1e-5)
+
+
+def test_chunks_of_the_head_change_nothing(scored):
+    trainer, batch = scored
+    found = []
+    for rows_at_a_time in (1024, 3):
+        trainer.learner._batch = trainer.learner._batch.model_copy(
+            update={"chunk_rows": rows_at_a_time}
+        )
+        trainer.student.model.zero_grad(set_to_none=True)
+        trainer.learner.accumulate(batch)
+        found.append(torch.cat([p.grad.flatten() for p in trainer.student.parameters]))
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+
+
+def test_a_resumed_run_is_the_same_to_the_last_bit(deterministic, students, rows, tmp_path):
+    def run(name: str, steps: int, resume: bool = False) -> Path:
+        settings = config(students["qwen"], deterministic, rows, tmp_path / name, steps=steps)
+        return train(settings.model_copy(update={"resume": resume}))
+
+    straight = run("straight", 6)
+    run("parted", 3)
+    resumed = run("parted", 6, resume=True)
+    assert straight.name == resumed.name == "step-000006"
+    expected, got = weights(straight), weights(resumed)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    lines = (tmp_path / "parted" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_is_not_overwritten(deterministic, students, rows, tmp_path):
+    settings = config(students["qwen"], deterministic, rows, tmp_path)
+    train(settings)
+    with pytest.raises(ValueError, match=r"holds a run already; say --resume"):
+        train(settings)
+
+
+class Refusing:
+    """Refuses some responses of each step, as a teacher with a fault would."""
+
+    def __init__(self, trainer: Trainer, refused: set[int]) -> None:
+        self._submit = trainer.teacher.submit_score
+        self._refused = refused
+        self._count = 0
+
+    def __call__(self, *arguments: object) -> Future[Scores]:
+        self._count += 1
+        if self._count - 1 not in self._refused:
+            return self._submit(*arguments)
+        failed: Future[Scores] = Future()
+        failed.set_exception(InternalFault("no scores for this one"))
+        return failed
+
+
+def test_a_response_without_scores_leaves_the_batch(
+    deterministic, students, rows, tmp_path, caplog
+):
+    settings = config(students["qwen"], deterministic, rows, tmp_path)
+    with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
+        trainer.teacher.submit_score = Refusing(trainer, {3})
+        metrics = trainer.train_step()
+    assert metrics["rollout/dropped"] == 1
+    assert "no scores for this one" in caplog.text
+
+
+def test_too_many_without_scores_stop_the_run(deterministic, students, rows, tmp_path):
+    settings = config(students["qwen"], deterministic, rows, tmp_path)
+    with Trainer(settings) as trainer:
+        trainer.teacher.submit_score = Refusing(trainer, {0, 1})
+        with pytest.raises(TooManyDropped, match=r"2 of 10 .*InternalFault.*max_dropped_share"):
+            trainer.train_step()
+    assert trainer.step == 0
+
+
+def test_another_tokenizer_is_refused_before_any_rollout(llava, students, rows, tmp_path):
+    with serving(llava) as address, pytest.raises(PreconditionFailed, match="another tokenizer"):
+        train(config(students["qwen"], address, rows, tmp_path))
+
+
+def test_a_teacher_that_sees_nothing_is_pointed_out(deterministic, students, tmp_path, caplog):
+    blind = tmp_path / "blind.jsonl"
+    blind.write_text(json.dumps({"question": "left or right?", "answer": "left"}) + "\n")
+    settings = config(
+        students["qwen"], deterministic, blind, tmp_path / "run", steps=6,
+        batch={"prompts": 1}, objective={"name": "vgs-lp", "eta": 1.0},
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        train(settings)
+    warnings = [record.message for record in caplog.records if "mean VDS" in record.message]
+    assert len(warnings) == 1
