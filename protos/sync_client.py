@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -17,23 +18,25 @@ from protos.teacher_info import TeacherInfo
 T = TypeVar("T")
 
 
+@functools.cache
+def _shared_loop() -> asyncio.AbstractEventLoop:
+    """The process's one loop for synchronous clients, on a daemon thread of its own and never closed.
+
+    gRPC's poller belongs to the process and outlives a loop: closing one leaves it calling into nothing.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="teacher-clients", daemon=True).start()
+    return loop
+
+
 class SyncTeacherClient:
-    """TeacherClient on an event loop in a thread of its own. Use as a context manager.
+    """TeacherClient on an event loop in a thread. Use as a context manager.
 
     Takes TeacherClient's arguments. `submit_*` return concurrent futures, so that many items can be under way.
     """
 
     def __init__(self, address: str, **settings: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="teacher-client", daemon=True
-        )
-        self._thread.start()
-        try:
-            self._client = self._call(_open(address, settings))
-        except BaseException:
-            self._stop()
-            raise
+        self._client = self._call(_open(address, settings))
 
     def __enter__(self) -> SyncTeacherClient:
         return self
@@ -74,10 +77,8 @@ class SyncTeacherClient:
         return self._submit(self._score(prompt, item))
 
     def close(self) -> None:
-        """End the stream and the thread."""
-        if self._thread.is_alive():
-            self._call(self._client.close())
-            self._stop()
+        """End the stream; what still waits fails."""
+        self._call(self._client.close())
 
     async def _score(self, prompt: PutPrompt | Future[PutPrompt], item: ScoreItem) -> Scores:
         if isinstance(prompt, PutPrompt):
@@ -87,15 +88,10 @@ class SyncTeacherClient:
         return await self._client.score(put, item)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(work, _shared_loop())
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return self._submit(work).result()
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 async def _open(address: str, settings: dict[str, Any]) -> TeacherClient:

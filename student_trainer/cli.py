@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         return WRONG_INPUT
     settings, run = COMMANDS[command]
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # As the first process of a container nothing else would end it.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(_read_config(command, settings, rest))
     except (TeacherError, TrainerError) as error:
@@ -60,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _read_config(command: str, settings: type[Settings], arguments: list[str]) -> Any:
     """TOML first (--config), then the other options over it."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -75,17 +82,27 @@ def _read_config(command: str, settings: type[Settings], arguments: list[str]) -
     )
 
 
+def _quiet_progress_bars() -> None:
+    """Transformers draws bars for loading and saving; in a log they are noise."""
+    if not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+
 def _train(config: TrainConfig) -> None:
     if not config.model or not config.data.train:
         raise ValueError(
             "say which student (--model) and which rows (--data.train), or set them in --config"
         )
+    _quiet_progress_bars()
     from student_trainer.train import train
 
     print(f"student saved in {train(config)}")
 
 
 def _demo(config: DemoConfig) -> None:
+    _quiet_progress_bars()
     from student_trainer.demo import demo
 
     demo(config)

@@ -22,7 +22,8 @@ class DataConfig(Settings):
     validation: str | None = None
     """Rows for every choice of a setting; evaluated during training if `eval.every` says so."""
     image_column: str = "image"
-    """A path (relative to the file), encoded bytes, a `datasets.Image` struct, a list of these, or nothing."""
+    """A path (relative to the file), encoded bytes, a `datasets.Image` struct, a list of these, or nothing; "" for
+    data without images."""
     question_column: str = "question"
     """Text of the user's turn."""
     answer_column: str = "answer"
@@ -104,8 +105,8 @@ class OptimizerConfig(Settings):
     """Decoupled, on all parameters."""
     warmup_steps: int = Field(default=0, ge=0)
     """Linear from lr / warmup_steps."""
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm; None: not clipped."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this norm; 0: not clipped."""
 
 
 class BatchConfig(Settings):

@@ -35,21 +35,27 @@ class DataSet:
         self._rows = _read_rows(self._path)
         if not self._rows:
             raise ValueError(f"{self._path} has no rows")
-        for column in (config.question_column, config.answer_column):
-            if column not in self._rows[0]:
+        for name in ("question_column", "answer_column", "image_column"):
+            column = getattr(config, name)
+            if column and not any(column in row for row in self._rows):
                 known = ", ".join(self._rows[0])
-                raise ValueError(f"{self._path} has no column {column!r}; it has {known}")
+                raise ValueError(
+                    f"{self._path} has no column {column!r}; it has {known}: set data.{name}"
+                )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        row = self._rows[index]
+        row, config = self._rows[index], self._config
+        for column in (config.question_column, config.answer_column):
+            if column not in row:
+                raise ValueError(f"{self._path} row {index} has no {column!r}")
         try:
-            images = load_images(row.get(self._config.image_column), self._path.parent)
+            images = load_images(row.get(config.image_column), self._path.parent)
         except (OSError, TypeError) as error:
             raise ValueError(f"{self._path} row {index}: {error}") from error
-        question, answer = row[self._config.question_column], row[self._config.answer_column]
+        question, answer = row[config.question_column], row[config.answer_column]
         return Sample(images, str(question), "" if answer is None else str(answer))
 
     def indices(self, step: int, size: int, seed: int) -> list[int]:
@@ -91,11 +97,12 @@ def load_images(value: Any, folder: Path) -> tuple[bytes, ...]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise ValueError(f"no data file at {path}")
+        raise ValueError(f"no data file at {path}; give the path of a .jsonl or .parquet file")
     match path.suffix:
         case ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines if line.strip()]
+            # Only a newline ends a row: strings may hold other separators of Unicode.
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                return [json.loads(line) for line in lines if line.strip()]
         case ".parquet":
             return pq.read_table(path).to_pylist()
         case other:

@@ -22,7 +22,8 @@ from student_trainer.data import DataSet
 from student_trainer.demo_config import DemoConfig
 from student_trainer.evaluate import Evaluation
 from student_trainer.metrics import read_metrics
-from student_trainer.report import AnswerExample, render_report
+from student_trainer.report import render_report
+from student_trainer.report_example import AnswerExample
 from student_trainer.teacher_process import teacher_process
 from student_trainer.train import Trainer
 

@@ -77,7 +77,7 @@ class Learner:
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(eta)
-        limit = self._max_grad_norm if self._max_grad_norm is not None else float("inf")
+        limit = self._max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, error_if_nonfinite=True)
         metrics["loss/total"] *= eta
         metrics["grad/norm"] = float(norm)
@@ -120,7 +120,9 @@ class Learner:
         self, part: Sequence[ScoredRollout], threshold: Tensor, global_responses: int
     ) -> dict[str, float]:
         device = self._student.device
-        support = Support.from_scores([scored.scores for scored in part], device)
+        support = Support.from_scores(
+            [scored.scores for scored in part], self._student.vocab_size, device
+        )
         vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in part]).to(device)
         lengths = torch.tensor([scored.scores.rows for scored in part])
         weights = response_weights(lengths, global_responses).to(device)

@@ -91,8 +91,11 @@ def language_preservation(language_loss: Tensor, preserved_mask: Tensor) -> Tens
 
 
 def steering_scale(standard_norm: Tensor, steered_norm: Tensor) -> Tensor:
-    """Eta = ||g_std|| / ||g_std + gamma g_vis||: gamma turns the direction, not the step size (Eq. 15)."""
-    return standard_norm / steered_norm
+    """Eta = ||g_std|| / ||g_std + gamma g_vis||: gamma turns the direction, not the step size (Eq. 15).
+
+    Without any gradient there is nothing to scale: 1.
+    """
+    return (standard_norm / steered_norm).where(steered_norm > 0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from student_trainer.report_chart import COLOURS, Series, bar_figure, compact, line_figure
+from student_trainer.report_chart import Series, bar_figure, colour, compact, line_figure
+from student_trainer.report_example import AnswerExample, examples_html
 
 TEMPLATE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 MISSING = "\N{EN DASH}"
-TINY = 96
-"""Pixels: pictures that are no larger either way are enlarged, with their pixels kept sharp."""
-PICTURE = 256
-"""Pixels that an enlarged picture may measure."""
-LONG = 600
-"""Characters: of a longer response the beginning and the end are shown, the rest on request."""
-
 Curve = Sequence[Mapping[str, Any]]
 """Lines of metrics.jsonl."""
 Results = Mapping[str, Mapping[str, Any]]
@@ -33,7 +25,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("steps", "Optimizer steps", "", lambda v: f"{v:,.0f}"),
     ("seconds", "Training time", "s", lambda v: f"{v:,.1f}"),
     ("teacher_wait_share", "Share of it waiting for the teacher", "%", lambda v: f"{100 * v:.1f}"),
-    ("wire_bytes_per_token", "Received from the teacher", "bytes a token", lambda v: f"{v:,.0f}"),
+    ("wire_bytes_per_token", "Crossed the wire, both ways", "bytes a token", lambda v: f"{v:,.0f}"),
     ("support/ids_mean", "Vocabulary entries compared", "a token", lambda v: f"{v:.1f}"),
     (
         "support/student_mass",
@@ -69,20 +61,6 @@ PHASES = (
 """Parts of a step. The rest of time/step_s is shown as "other" where it is more than 1%."""
 
 
-@dataclass(frozen=True)
-class AnswerExample:
-    """One held-out question and what each student says to it."""
-
-    images: tuple[bytes, ...]
-    """Encoded PNG, JPEG, WebP or GIF files."""
-    question: str
-    expected: str
-    responses: dict[str, str]
-    """By student ("initial" or an objective): its whole greedy response."""
-    correct: dict[str, bool]
-    """By student; where one is missing, no mark is shown."""
-
-
 def render_report(
     summary: Mapping[str, Any],
     curves: Mapping[str, Curve],
@@ -105,7 +83,7 @@ def render_report(
         losses=_section("Losses", _losses(curves)),
         dependency=_section("Visual dependency of the tokens", _dependency(curves)),
         times=_section("Where a step&rsquo;s time goes", _times(curves)),
-        examples=_section("Held-out answers", _examples(examples, list(curves))),
+        examples=_section("Held-out answers", examples_html(examples, list(curves))),
         settings=_section("Settings", _settings(summary)),
     )
 
@@ -135,7 +113,7 @@ def _results(results: Results, questions: float | None) -> str:
     for i, (name, figures) in enumerate(results.items()):
         before, after = _number(figures, "accuracy_before"), _number(figures, "accuracy_after")
         cards.append(
-            f'<li class="{_colour(i)}"><p class="name">{escape(name)}</p>\n<p class="figures">'
+            f'<li class="{colour(i)}"><p class="name">{escape(name)}</p>\n<p class="figures">'
             f'<span class="before">{_percent(before)}</span> '
             '<span class="before" aria-hidden="true">→</span><span class="hidden">to</span> '
             f'<strong class="after">{_percent(after)}</strong></p>\n{_track(before, after)}'
@@ -206,8 +184,7 @@ def _figures(results: Results, curves: Mapping[str, Curve]) -> str:
         unit = f' <span class="unit">{unit}</span>' if unit else ""
         rows.append(f'<tr><th scope="row">{title}{unit}</th>{"".join(cells)}</tr>')
     head = "".join(
-        f'<th scope="col" class="{_colour(i)}">{escape(name)}</th>'
-        for i, name in enumerate(results)
+        f'<th scope="col" class="{colour(i)}">{escape(name)}</th>' for i, name in enumerate(results)
     )
     return (
         '<div class="scroll"><table>\n'
@@ -268,61 +245,6 @@ def _times(curves: Mapping[str, Curve]) -> str:
     return bar_figure(bars, "Time of a step", note) if bars else ""
 
 
-def _examples(examples: Sequence[AnswerExample], objectives: Sequence[str]) -> str:
-    if not examples:
-        return ""
-    colours = {name: _colour(i) for i, name in enumerate(objectives)}
-    items = "\n".join(_example(example, colours) for example in examples)
-    note = "Not a random sample: questions on which the students differ come first."
-    return f'<p class="soft">{note}</p>\n<ol class="examples">\n{items}\n</ol>'
-
-
-def _example(example: AnswerExample, colours: Mapping[str, str]) -> str:
-    answers = "".join(
-        f'<div class="{colours.get(name, "")}"><dt>{escape(name)}{_mark(example.correct.get(name))}'
-        f"</dt><dd>{_said(response)}</dd></div>"
-        for name, response in example.responses.items()
-    )
-    pictures = "".join(_picture(image) for image in example.images)
-    pictures = f'<div class="pictures">{pictures}</div>' if pictures else ""
-    return (
-        f'<li class="{"seen" if pictures else "blind"}">{pictures}<div>'
-        f'<h3 class="question">{escape(example.question)}</h3>'
-        f'<p class="expected">Expected: <b>{escape(example.expected)}</b></p>'
-        f'<dl class="answers">{answers}</dl></div></li>'
-    )
-
-
-def _mark(correct: bool | None) -> str:
-    if correct is None:
-        return ""
-    kind, sign = ("right", "✓") if correct else ("wrong", "✗")
-    return f' <span class="mark {kind}">{sign} {kind}</span>'
-
-
-def _said(response: str) -> str:
-    text = escape(response)
-    if len(response) <= LONG:
-        return f'<div class="said">{text or "(nothing)"}</div>'
-    ends = f"{escape(response[: LONG // 3])} […] {escape(response[-LONG // 3 :])}"
-    return f'<details class="said"><summary>{ends}</summary><div>{text}</div></details>'
-
-
-def _picture(data: bytes) -> str:
-    kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-    kind = next((name for magic, name in kinds.items() if data.startswith(magic)), None)
-    if kind is None:
-        return '<p class="soft">A picture of an unknown format.</p>'
-    size = ""
-    if kind == "png" and len(data) >= 24:
-        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-        if 0 < max(width, height) <= TINY:
-            times = PICTURE // max(width, height)
-            size = f' class="tiny" width="{times * width}" height="{times * height}"'
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<img{size} alt="Picture that the question is about" src="{source}">'
-
-
 def _settings(summary: Mapping[str, Any]) -> str:
     teacher = summary.get("teacher", {})
     versions = summary.get("versions", {})
@@ -363,7 +285,3 @@ def _mean(curve: Curve, key: str) -> float:
 
 def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f}%"
-
-
-def _colour(index: int) -> str:
-    return f"c{index % COLOURS}"

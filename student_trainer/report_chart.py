@@ -255,3 +255,8 @@ def _svg(parts: Iterable[str], label: str, height: float) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
+
+
+def colour(index: int) -> str:
+    """CSS class of the colour at a place; the same run has the same place everywhere."""
+    return f"c{index % COLOURS}"

@@ -76,12 +76,11 @@ class TransformersSampler:
     ) -> None:
         inputs = self.student.inputs([prompt.mm for prompt in prompts], None, "left")
         watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, hand_on)
+        whole = {} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         output = self.student.model.generate(
             **inputs,
+            **whole,
             do_sample=not greedy,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
             max_new_tokens=self.config.max_new_tokens,
             logits_processor=LogitsProcessorList([recorder]),
             stopping_criteria=StoppingCriteriaList([watcher]),

@@ -36,8 +36,14 @@ class Support:
         return torch.cat([self.id_mask, self.tail_mask[:, None]], dim=1)
 
     @classmethod
-    def from_scores(cls, scores: Sequence[Scores], device: torch.device | str = "cpu") -> Support:
-        """Rows of all responses, one after the other."""
+    def from_scores(
+        cls, scores: Sequence[Scores], vocab_size: int, device: torch.device | str = "cpu"
+    ) -> Support:
+        """Rows of all responses, one after the other.
+
+        `vocab_size` is the student's. Where the support covers it the student has nothing in the tail, which then
+        adds nothing to any divergence from the student, whatever a larger teacher has there.
+        """
         counts = np.concatenate([np.diff(s.row_splits) for s in scores])
         width = int(counts.max())
         id_mask = np.arange(width)[None] < counts[:, None]
@@ -58,7 +64,7 @@ class Support:
         return cls(
             ids=torch.from_numpy(padded("support_ids", np.int64)).to(device),
             id_mask=torch.from_numpy(id_mask).to(device),
-            tail_mask=torch.from_numpy(rows("tail_mask")).to(device),
+            tail_mask=torch.from_numpy(rows("tail_mask") & (counts < vocab_size)).to(device),
             teacher_mm_logprobs=buckets("mm"),
             teacher_text_logprobs=buckets("text"),
         )

@@ -80,6 +80,7 @@ class Trainer:
         write_config(config, self.teacher.info)
         self._log = MetricsLog(config.run_dir, self.step)
         self._blind_steps = 0
+        self._questions: dict[tuple[str, int | None], list[StudentPrompt]] = {}
 
     def __enter__(self) -> Trainer:
         return self
@@ -134,11 +135,13 @@ class Trainer:
         return self.evaluate(config.data.validation, config.eval.limit).accuracy
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
-        """Greedy answers to the first rows of a file."""
-        rows = DataSet(path, self._config.data)
-        count = min(limit or len(rows), len(rows))
-        prompts = [self.builder.build(rows[i], 0) for i in range(count)]
-        return evaluate(self.sampler, prompts, self._config.eval.batch_size)
+        """Greedy answers to the first rows of a file; its prompts are built once a run."""
+        key = (str(path), limit)
+        if key not in self._questions:
+            rows = DataSet(path, self._config.data)
+            count = min(limit or len(rows), len(rows))
+            self._questions[key] = [self.builder.build(rows[i], 0) for i in range(count)]
+        return evaluate(self.sampler, self._questions[key], self._config.eval.batch_size)
 
     def _rollouts(self) -> tuple[list[ScoredRollout], dict[str, float]]:
         """Sample the step's responses; each goes to the teacher as soon as it is finished."""

@@ -68,6 +68,10 @@ def _run_serve(config: ServeConfig) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    if not sys.stderr.isatty():  # in a log, bars for loading are noise
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
     from teacher_server.serve import serve
 
     serve(config)

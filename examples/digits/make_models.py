@@ -44,7 +44,7 @@ def make(name: str, processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGenerat
         digits = load_split("train")
         if stage.images_per_class is not None:
             digits = digits.first_of_each_class(stage.images_per_class)
-        train(model, Batches(processor, digits, seed=SEED + number), stage)
+        train(model, Batches(processor, digits, name, seed=SEED + number), stage)
     return model
 
 

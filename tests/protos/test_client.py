@@ -94,7 +94,8 @@ async def test_a_server_that_stops_finishes_what_it_admitted(qwen: Path):
     async with TeacherClient(address) as teacher:
         put = await teacher.put_prompt(PROMPT)
         tasks = [asyncio.create_task(teacher.score(put, item(30))) for _ in range(8)]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        await teacher.put_prompt(PROMPT)  # acknowledged, so everything before it has been read
         await asyncio.to_thread(server.__exit__, None, None, None)
         assert [scores.rows for scores in await asyncio.gather(*tasks)] == [30] * 8
         with pytest.raises(Unavailable):

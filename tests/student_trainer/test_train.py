@@ -205,7 +205,9 @@ def test_another_tokenizer_is_refused_before_any_rollout(llava, students, rows, 
 
 def test_a_teacher_that_sees_nothing_is_pointed_out(deterministic, students, tmp_path, caplog):
     blind = tmp_path / "blind.jsonl"
-    blind.write_text(json.dumps({"question": "left or right?", "answer": "left"}) + "\n")
+    blind.write_text(
+        json.dumps({"image": None, "question": "left or right?", "answer": "left"}) + "\n"
+    )
     settings = config(
         students["qwen"], deterministic, blind, tmp_path / "run", steps=6,
         batch={"prompts": 1}, objective={"name": "vgs-lp", "eta": 1.0},

@@ -1,0 +1,254 @@
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from student_trainer.report import render_report
+from student_trainer.report_chart import Series, compact, line_figure, nice_ticks, tick_label
+from student_trainer.report_example import AnswerExample
+
+EVIL = '<script>alert("1")</script>'
+PNG_32_BY_16 = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (32).to_bytes(4, "big") + (16).to_bytes(4, "big")
+)
+VOID = {"br", "img", "link", "meta"}
+
+
+class Balance(HTMLParser):
+    """Checks that every tag that opens is closed, in order, and collects attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parse(html: str) -> Balance:
+    parser = Balance()
+    parser.feed(html)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def curve(steps: int, **values: float) -> list[dict[str, float]]:
+    lines = [
+        {"step": float(s), **{k: v / s for k, v in values.items()}} for s in range(1, steps + 1)
+    ]
+    for line in lines[::5]:
+        line["eval/accuracy"] = 0.5
+    return lines
+
+
+METRICS = {
+    "loss/standard": 1.0,
+    "vds/mean": 0.4,
+    "time/sample_s": 0.2,
+    "time/teacher_wait_s": 0.1,
+    "time/update_s": 0.3,
+    "time/step_s": 0.7,
+}
+
+
+@pytest.fixture
+def summary():
+    figures = {"accuracy_before": 0.332, "accuracy_after": 0.694, "steps": 200, "eta": 1.0}
+    return {
+        "title": "A demo",
+        "date": "2026-11-22",
+        "versions": {"torch": "2.9.1"},
+        "teacher": {"model_id": "the/teacher", "engine": "transformers"},
+        "heldout_questions": 500,
+        "objectives": {"standard": figures, "vgs-lp": figures | {"accuracy_after": 0.758}},
+    }
+
+
+@pytest.fixture
+def curves():
+    steered = METRICS | {"loss/vis": 2.0, "loss/lang": 1.0, "loss/lp": 0.5}
+    return {"standard": curve(40, **METRICS), "vgs-lp": curve(40, **steered)}
+
+
+def example(**changes) -> AnswerExample:
+    values = {
+        "images": (PNG_32_BY_16,),
+        "question": "What is the sum?",
+        "expected": "11",
+        "responses": {"initial": "", "standard": "\\boxed{11}", "vgs-lp": "x" * 5000},
+        "correct": {"initial": False, "standard": True},
+    }
+    return AnswerExample(**(values | changes))
+
+
+def test_page_is_balanced_and_says_what_happened(summary, curves):
+    page = parse(render_report(summary, curves, [example()]))
+    assert page.tags[0] == ("html", {"lang": "en"})
+    for said in ("A demo", "33.2% to 69.4% with standard and 75.8% with vgs-lp", "the/teacher"):
+        assert said in page.text
+    assert "vgs-lp ended 6.4 points above standard, more than the 5.5 points" in page.text
+    titles = re.findall(r"<h3>(.*? term)</h3>", render_report(summary, curves, []))
+    assert titles == ["Standard term", "Visual term", "Language term", "Preservation term"]
+
+
+def test_charts_have_roles_and_labels_that_tell_the_finding(summary, curves):
+    page = parse(render_report(summary, curves, []))
+    labels = [attrs["aria-label"] for tag, attrs in page.tags if attrs.get("role") == "img"]
+    assert len(labels) == 7  # accuracy, four losses, VDS, times
+    assert "Validation accuracy: standard 50.0 → 50.0%; vgs-lp 50.0 → 50.0%" in labels
+    assert any("standard sampling" in label and "other" in label for label in labels)
+
+
+def test_table_has_scopes_and_a_caption(summary, curves):
+    page = parse(render_report(summary, curves, []))
+    assert any(tag == "caption" for tag, _ in page.tags)
+    assert {attrs.get("scope") for tag, attrs in page.tags if tag == "th"} == {"col", "row"}
+
+
+def test_text_from_data_is_escaped(summary, curves):
+    summary["title"] = summary["machine"] = summary["teacher"]["model_id"] = EVIL
+    summary["versions"] = {EVIL: EVIL}
+    summary["objectives"][EVIL] = summary["objectives"].pop("vgs-lp")
+    curves[EVIL] = curves.pop("vgs-lp")
+    evil = example(
+        question=EVIL, expected=EVIL, responses={EVIL: EVIL, "b": EVIL * 99}, correct={EVIL: True}
+    )
+    html = render_report(summary, curves, [evil])
+    page = parse(html)
+    assert "<script" not in html.lower()
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert EVIL in page.text
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_dollar_signs_in_data_stay(summary, curves):
+    summary["title"] = "$lede costs $5"
+    assert "<h1>$lede costs $5</h1>" in render_report(summary, curves, [])
+
+
+def test_page_reaches_for_nothing_outside_itself(summary, curves):
+    html = render_report(summary, curves, [example()])
+    page = parse(html)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+    sources = [a[n] for _, a in page.tags for n in ("src", "href", "srcset") if n in a]
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+
+
+def test_missing_and_nonfinite_numbers_are_dashes(summary, curves):
+    summary["objectives"]["standard"] = {"accuracy_after": math.nan, "seconds": math.inf}
+    summary["objectives"]["vgs-lp"]["gamma"] = None
+    summary.pop("heldout_questions")
+    curves["standard"][3]["loss/standard"] = math.nan
+    curves["vgs-lp"].append({"step": 41.0, "loss/standard": math.inf})
+    html = render_report(summary, curves, [])
+    parse(html)
+    assert "<td>–</td>" in html  # noqa: RUF001
+    assert not re.search(r"\b(nan|inf|None)\b", html)
+
+
+def test_empty_report_is_a_page():
+    html = render_report({}, {}, [])
+    parse(html)
+    assert "Held-out answers" not in html
+    assert "<h2>Losses" not in html
+
+
+def test_single_point_curves(summary):
+    line = {"step": 1, "loss/standard": 0.0, "eval/accuracy": 1.0, "vds/mean": 0.3}
+    html = render_report(summary, {"standard": [line], "vgs-lp": []}, [])
+    parse(html)
+    assert html.count('class="marker"') == 3
+
+
+def test_no_examples_leave_no_heading(summary, curves):
+    assert "Held-out answers" not in render_report(summary, curves, [])
+
+
+def test_answers_are_marked_in_words_and_signs(summary, curves):
+    page = parse(render_report(summary, curves, [example()]))
+    assert "✗ wrong" in page.text
+    assert "✓ right" in page.text
+    assert (
+        sum("mark" in (attrs.get("class") or "") for tag, attrs in page.tags if tag == "span") == 2
+    )
+
+
+def test_tiny_pictures_grow_and_unknown_ones_are_named(summary, curves):
+    pictures = (PNG_32_BY_16, b"\xff\xd8\xff\xe0", b"RIFF0000WEBPVP8 ", b"<svg onload=alert(1)>")
+    page = parse(render_report(summary, curves, [example(images=pictures)]))
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [image["src"].split(";")[0] for image in images] == [
+        "data:image/png", "data:image/jpeg", "data:image/webp",
+    ]  # fmt: skip
+    assert (images[0]["width"], images[0]["height"]) == ("256", "128")
+    assert "unknown format" in page.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *((0, 0), (3, 3), (-2, -2), (7, 2), (-3, 5), (0.1, 0.3), (0, 0.7), (999_999, 1_000_001)),
+        *((0, 1e-12), (5e-324, 1e-310), (1e16, 1e16 + 2), (0, 1.7e308), (-1.7e308, 1.7e308)),
+    ],
+)
+def test_ticks_enclose_and_rise(low, high):
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert all(math.isfinite(tick) and a < tick for a, tick in pairwise(ticks))
+    clipped = [min(max(end, -1e300), 1e300) for end in sorted((low, high))]
+    assert ticks[0] <= clipped[0] + 1e-300
+    assert ticks[-1] >= clipped[1] - 1e-300
+    labels = [tick_label(tick, ticks[1] - ticks[0]) for tick in ticks]
+    assert len(set(labels)) == len(labels)
+
+
+def test_ticks_are_round():
+    assert nice_ticks(0, 0.7) == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert nice_ticks(0.1, 0.3) == [0.1, 0.15, 0.2, 0.25, 0.3]
+    assert nice_ticks(0, 0) == [0.0, 0.5, 1.0]
+
+
+def test_labels():
+    assert [tick_label(v, 0.05) for v in (0.0, 0.15, -0.1)] == ["0", "0.15", "\N{MINUS SIGN}0.10"]
+    assert tick_label(2_000_000, 1_000_000) == "2e6"
+    assert tick_label(20_000, 10_000) == "20,000"
+    assert compact(5e-7) == "5e\N{MINUS SIGN}7"
+    assert compact(0.4123) == "0.412"
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-6, 1.0, 1e9, 1e308])
+def test_charts_hold_any_magnitude(scale):
+    points = tuple((float(step), scale * (-1) ** step) for step in range(1, 100))
+    html = line_figure([Series("a", points, 0), Series("b" * 60, points, 9)], "T", "")
+    parse(html)
+    assert not re.search(r"\b(nan|inf)\b", html)
+
+
+def test_end_labels_keep_their_distance():
+    lines = [Series(f"run{i}", ((1.0, 0.0), (2.0, 0.001 * i)), i) for i in range(5)]
+    html = line_figure([*lines, Series("high", ((1.0, 0.0), (2.0, 9.0)), 5)], "T", "")
+    heights = sorted(float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', html))
+    assert len(heights) == 6
+    assert min(b - a for a, b in pairwise(heights)) >= 15
+    assert heights[-1] < 250
