@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# The index has CUDA builds, which run on a CPU too; for the smaller CPU builds:
+# make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_FLAGS ?=
 
 .PHONY: demo test check format stubs bench clean help
 
@@ -36,11 +39,12 @@ bench: $(READY)  ## write benchmarks/results/truncation.json
 	$(BIN)/python -m benchmarks.truncation
 
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)
+	find runs -mindepth 1 -not -name .gitkeep -delete
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)

@@ -105,7 +105,7 @@ class Toy:
             ScoreItem(
                 rollout.response_ids,
                 k or self.student.vocab_size,
-                None if k is None else Candidates.from_rows(rollout.candidates[:, :k]),
+                None if k is None else Candidates.from_array(rollout.candidates[:, :k]),
             )
             for rollout in self.rollouts
             if rollout.candidates is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from protos.channel import client_options
 from protos.codec import (
@@ -25,6 +26,7 @@ from protos.errors import (
     DeadlineExceeded,
     EchoMismatch,
     ErrorDetail,
+    InternalFault,
     InvalidItem,
     LimitExceeded,
     PreconditionFailed,
@@ -85,7 +87,8 @@ class _Pending:
 class TeacherClient:
     """One stream to one teacher. Use as `async with TeacherClient(address, ...) as teacher`.
 
-    `tokenizer_fingerprint` (protos.fingerprint) is compared on connecting, before any rollout is made.
+    `tokenizer_fingerprint` (protos.fingerprint) is compared on connecting, before any rollout is made; a difference
+    in `processor_fingerprint` is a warning.
     `max_inflight_tokens` bounds the response tokens that wait for their scores; callers beyond it wait.
     `deadline_s` is used for items without one of their own.
 
@@ -97,6 +100,7 @@ class TeacherClient:
         address: str,
         *,
         tokenizer_fingerprint: str = "",
+        processor_fingerprint: str = "",
         max_inflight_tokens: int = 65_536,
         deadline_s: float = 600.0,
         connect_timeout_s: float = 30.0,
@@ -104,6 +108,7 @@ class TeacherClient:
         self.address = address
         self.stats = WireStats()
         self._fingerprint = tokenizer_fingerprint
+        self._processor_fingerprint = processor_fingerprint
         self._deadline_s = deadline_s
         self._connect_timeout_s = connect_timeout_s
         self._info: TeacherInfo | None = None
@@ -154,20 +159,31 @@ class TeacherClient:
                     limit=info.tokenizer_fingerprint,
                 ),
             )
+        if self._processor_fingerprint not in ("", info.processor_fingerprint):
+            log.warning(
+                "teacher %r preprocesses images otherwise than the student does (%s against %s): the two may see a "
+                "picture at different sizes",
+                info.model_id,
+                info.processor_fingerprint[:12],
+                self._processor_fingerprint[:12],
+            )
         self._info = info
         self._reader = asyncio.create_task(self._read(stub.Score(self._outgoing())))
         return info
 
     async def close(self) -> None:
         """End the stream; what still waits fails with Cancelled."""
-        if self._reader is not None:
-            self._outbox.put_nowait(None)
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
         self._fail_all(Cancelled("the client was closed"))
-        if self._channel is not None:
-            await self._channel.close()
+        await self._credit.wake()
+        try:
+            if self._reader is not None:
+                self._outbox.put_nowait(None)
+                self._reader.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._reader
+        finally:
+            if self._channel is not None:
+                await self._channel.close()
 
     @property
     def info(self) -> TeacherInfo:
@@ -179,14 +195,27 @@ class TeacherClient:
     # ------------------------------------------------------------------------------------ calls
 
     async def put_prompt(self, prompt: Prompt) -> PutPrompt:
-        """Hand over a prompt; returns once the teacher has decoded and expanded it."""
+        """Hand over a prompt; returns once the teacher has decoded and expanded it, within `deadline_s`."""
         self._check_alive()
         prompt_id = self._next_id()
         acked: asyncio.Future[pb.PromptAck] = asyncio.get_running_loop().create_future()
         self._prompts[prompt_id] = acked
+        message = pb.ClientMessage(put_prompt=prompt_to_proto(prompt, prompt_id))
+        self._send(message)
         try:
-            self._send(pb.ClientMessage(put_prompt=prompt_to_proto(prompt, prompt_id)))
-            ack = await acked
+            async with asyncio.timeout(self._deadline_s):
+                ack = await acked
+        except asyncio.CancelledError:
+            self._forget(prompt_id)
+            raise
+        except TimeoutError as error:
+            if isinstance(error, TeacherError):
+                raise
+            self._forget(prompt_id)
+            raise DeadlineExceeded(
+                f"{self.address} did not take the prompt within {self._deadline_s:g} s",
+                ErrorDetail(field="deadline_s", value=f"{self._deadline_s:g}"),
+            ) from error
         finally:
             self._prompts.pop(prompt_id, None)
         return PutPrompt(prompt_id, ack.mm_length, ack.text_length, prompt.digest)
@@ -194,7 +223,7 @@ class TeacherClient:
     async def drop_prompt(self, prompt: PutPrompt) -> None:
         """Let the teacher forget a prompt; responses already sent are still scored."""
         self._check_alive()
-        self._send(pb.ClientMessage(drop_prompt=pb.DropPrompt(prompt_id=prompt.prompt_id)))
+        self._forget(prompt.prompt_id)
 
     async def score(self, prompt: PutPrompt, item: ScoreItem) -> Scores:
         """Scores of one response. Cancelling the awaiting task takes the item back."""
@@ -202,7 +231,9 @@ class TeacherClient:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline_s
         request_id = self._next_id()
-        tokens = len(item.response_ids)
+        tokens = max(
+            1, len(item.response_ids)
+        )  # what it costs; an empty one is refused by the teacher
         self._check_length(tokens)
         pending = _Pending()
         sent = False
@@ -233,7 +264,8 @@ class TeacherClient:
             self._cancel(request_id, sent)
             raise
         self.stats.scored_tokens += tokens
-        if scores.echo != echo(prompt.digest, item.response_ids):
+        same_rows = np.array_equal(scores.response_ids, item.response_ids)
+        if not same_rows or scores.echo != echo(prompt.digest, item.response_ids):
             raise EchoMismatch(
                 f"{self.address} scored other ids or images than those that were sent (request {request_id})"
             )
@@ -270,6 +302,10 @@ class TeacherClient:
         self.stats.sent_bytes += size
         self._outbox.put_nowait(message)
 
+    def _forget(self, prompt_id: int) -> None:
+        if self._failure is None:
+            self._send(pb.ClientMessage(drop_prompt=pb.DropPrompt(prompt_id=prompt_id)))
+
     def _cancel(self, request_id: int, sent: bool) -> None:
         if sent and self._failure is None:
             self._send(pb.ClientMessage(cancel=pb.Cancel(request_id=request_id)))
@@ -290,6 +326,11 @@ class TeacherClient:
             self._fail_all(self._stream_error(error))
         except TeacherError as error:
             self._fail_all(error)
+        except Exception as error:
+            log.exception("reader_failed address=%s", self.address)
+            self._fail_all(
+                InternalFault(f"the client failed on what {self.address} sent: {error!r}")
+            )
         finally:
             call.cancel()
             await self._credit.wake()
@@ -297,12 +338,7 @@ class TeacherClient:
     async def _dispatch(self, message: pb.ServerMessage) -> None:
         match message.WhichOneof("message"):
             case "scores":
-                pending = self._items.get(message.scores.request_id)
-                if pending is None:
-                    return
-                pending.chunks.append(scores_from_proto(message.scores))
-                if message.scores.last and not pending.done.done():
-                    pending.done.set_result(Scores.join(pending.chunks))
+                self._take_chunk(message.scores)
             case "error":
                 self._fail_item(message.error)
             case "prompt_ack":
@@ -320,6 +356,20 @@ class TeacherClient:
                 )
             case _:
                 log.warning("unknown message address=%s; is the server newer?", self.address)
+
+    def _take_chunk(self, message: pb.Scores) -> None:
+        pending = self._items.get(message.request_id)
+        if pending is None or pending.done.done():
+            return
+        rows = sum(chunk.rows for chunk in pending.chunks)
+        if message.first_row != rows:
+            pending.done.set_exception(
+                EchoMismatch(f"rows {rows} and on are missing before row {message.first_row}")
+            )
+            return
+        pending.chunks.append(scores_from_proto(message))
+        if message.last:
+            pending.done.set_result(Scores.join(pending.chunks))
 
     def _fail_item(self, message: pb.ItemError) -> None:
         error = error_from_proto(message)

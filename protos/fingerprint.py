@@ -38,6 +38,21 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Processor(Protocol):
+    """The part of a Hugging Face processor that its fingerprint is made of."""
+
+    image_processor: Any
+
+
+def processor_fingerprint(processor: Processor) -> str:
+    """Sha256 (hex) over the image processor's settings, without the names of classes and versions."""
+    settings: dict[str, Any] = processor.image_processor.to_dict()
+    names = {"image_processor_type", "processor_class", "_processor_class", "transformers_version"}
+    kept = {name: value for name, value in settings.items() if name not in names}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def image_digest(image: bytes) -> bytes:
     """Sha256 of an image's encoded bytes."""
     return hashlib.sha256(image).digest()

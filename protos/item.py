@@ -23,8 +23,14 @@ class Candidates:
     """i32 [C]"""
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[int]] | np.ndarray) -> Candidates:
-        """From one sequence of ids per response token (a [T, K] array will do)."""
+    def from_array(cls, ids: Ids) -> Candidates:
+        """From the same number of ids for each response token, i32 [T, K]."""
+        tokens, per_token = ids.shape
+        return cls(splits=as_ids(range(0, tokens * per_token + 1, per_token)), ids=as_ids(ids))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> Candidates:
+        """From one sequence of ids per response token, of any lengths."""
         lengths = np.array([0, *(len(row) for row in rows)])
         flat = [int(i) for row in rows for i in row]
         return cls(splits=as_ids(np.cumsum(lengths)), ids=as_ids(flat))

@@ -66,6 +66,10 @@ class SyncTeacherClient:
         """See TeacherClient.drop_prompt."""
         self._call(self._client.drop_prompt(prompt))
 
+    def submit_drop(self, prompt: PutPrompt) -> Future[None]:
+        """The same, as a future."""
+        return self._submit(self._client.drop_prompt(prompt))
+
     def score(self, prompt: PutPrompt, item: ScoreItem) -> Scores:
         """See TeacherClient.score."""
         return self.submit_score(prompt, item).result()

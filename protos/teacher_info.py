@@ -17,7 +17,7 @@ class Limits:
 
     max_item_bytes: int = 32 * MIB
     max_message_bytes: int = 64 * MIB
-    max_stream_bytes: int = 1024 * MIB
+    max_stream_bytes: int = 4096 * MIB
     max_prompts: int = 4096
     max_images: int = 16
     max_image_bytes: int = 16 * MIB

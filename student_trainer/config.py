@@ -63,7 +63,7 @@ class TeacherConfig(Settings):
     max_inflight_tokens: int = Field(default=65_536, ge=1)
     """Response tokens sent and not yet scored."""
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of a step's responses that may come back without scores; above it the run stops."""
+    """Share of a step's responses that may be lost, to unreadable rows or missing scores; above it the run stops."""
 
 
 class ObjectiveConfig(Settings):
@@ -125,7 +125,7 @@ class BatchConfig(Settings):
 class CheckpointConfig(Settings):
     """What is kept of a run."""
 
-    every: int = Field(default=0, ge=0)
+    every: int = Field(default=100, ge=0)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints that stay."""
@@ -155,8 +155,8 @@ class TrainConfig(Settings):
     """Of data order and sampling."""
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu", "cuda"."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the student's weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the student's forward and backward passes; its weights and the optimizer stay float32."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None leaves torch's choice."""
     resume: bool = False

@@ -27,7 +27,7 @@ class Sample:
 
 
 class DataSet:
-    """All rows of a file; images are read when a row is asked for."""
+    """All rows of a file, in memory; images that are paths are read when their row is asked for."""
 
     def __init__(self, path: str | Path, config: DataConfig) -> None:
         self._path = Path(path)

@@ -56,7 +56,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         raise ValueError(
             "the demo compares nothing: give at least one [[objectives]] table in --config"
         )
-    shutil.rmtree(config.run_dir, ignore_errors=True)
+    for objective in config.objectives:  # nothing but what an earlier demo left
+        shutil.rmtree(config.run_dir / objective.name, ignore_errors=True)
     runs: dict[str, _Run] = {}
     with teacher_process(config.teacher_config, config.run_dir) as address:
         for objective in config.objectives:

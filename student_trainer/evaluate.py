@@ -2,7 +2,8 @@ r"""Share of greedy answers whose \boxed{} is right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from student_trainer.answer import is_correct
@@ -20,11 +21,15 @@ class Evaluation:
 
 
 def evaluate(
-    sampler: TransformersSampler, prompts: Sequence[StudentPrompt], batch_size: int
+    sampler: TransformersSampler, prompts: Iterable[StudentPrompt], batch_size: int
 ) -> Evaluation:
-    """Answer every prompt greedily and compare."""
+    """Answer every prompt greedily and compare; no more than a batch of prompts is held at a time."""
     tokenizer = sampler.student.processor.tokenizer
-    answers = sampler.answer(prompts, batch_size)
-    responses = [tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in answers]
-    right = [is_correct(r, p.answer) for r, p in zip(responses, prompts, strict=True)]
-    return Evaluation(sum(right) / len(right), responses)
+    waiting = iter(prompts)
+    responses: list[str] = []
+    right = 0
+    while batch := list(itertools.islice(waiting, batch_size)):
+        for prompt, ids in zip(batch, sampler.answer(batch, batch_size), strict=True):
+            responses.append(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+            right += is_correct(responses[-1], prompt.answer)
+    return Evaluation(right / len(responses), responses)

@@ -34,11 +34,14 @@ from student_trainer.support_head import support_logprobs
 
 @dataclass(frozen=True, eq=False)
 class ScoredRollout:
-    """A response with the teacher's scores."""
+    """A response with the teacher's scores, row for row."""
 
     prompt: StudentPrompt
     rollout: Rollout
     scores: Scores
+
+    def __post_init__(self) -> None:
+        assert self.scores.rows == len(self.rollout.response_ids), "scores of another response"
 
 
 class Learner:
@@ -50,8 +53,11 @@ class Learner:
         objective: ObjectiveConfig,
         optimizer: OptimizerConfig,
         batch: BatchConfig,
+        vocab_size: int,
     ) -> None:
+        """`vocab_size`: ids that student and teacher share; the student is normalised over these, as it samples."""
         self._student = student
+        self._vocab_size = vocab_size
         self._config = objective
         self._objective = OBJECTIVES[objective.name]
         self._batch = batch
@@ -120,9 +126,7 @@ class Learner:
         self, part: Sequence[ScoredRollout], threshold: Tensor, global_responses: int
     ) -> dict[str, float]:
         device = self._student.device
-        support = Support.from_scores(
-            [scored.scores for scored in part], self._student.vocab_size, device
-        )
+        support = Support.from_scores([scored.scores for scored in part], self._vocab_size, device)
         vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in part]).to(device)
         lengths = torch.tensor([scored.scores.rows for scored in part])
         weights = response_weights(lengths, global_responses).to(device)
@@ -177,4 +181,7 @@ class Learner:
             [scored.rollout for scored in part],
             "mm" if context == "mm" else "text",
         )
-        return support_logprobs(hidden, self._student.project, support, self._batch.chunk_rows)
+        return support_logprobs(hidden, self._project, support, self._batch.chunk_rows)
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return self._student.project(hidden)[:, : self._vocab_size]

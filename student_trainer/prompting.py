@@ -14,7 +14,7 @@ from torch import Tensor
 
 from protos.arrays import Ids, as_ids
 from protos.expansion import ExpandedImage, expand_image, placeholder_token, splice
-from protos.fingerprint import tokenizer_fingerprint
+from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.prompt import Prompt
 from student_trainer.config import DataConfig
 from student_trainer.data import Sample
@@ -42,11 +42,6 @@ class StudentPrompt:
     text: StudentContext
     answer: str
 
-    @property
-    def has_images(self) -> bool:
-        """Without images the two contexts are one."""
-        return bool(self.wire.images)
-
 
 class PromptBuilder:
     """Renders samples with the student's own processor."""
@@ -56,9 +51,14 @@ class PromptBuilder:
         self._config = config
 
     @cached_property
-    def fingerprint(self) -> str:
+    def tokenizer_fingerprint(self) -> str:
         """Of the student's tokenizer; the teacher's must be the same."""
         return tokenizer_fingerprint(self._processor.tokenizer)
+
+    @cached_property
+    def processor_fingerprint(self) -> str:
+        """Of the student's image processor; the teacher's should be the same."""
+        return processor_fingerprint(self._processor)
 
     @cached_property
     def placeholder_id(self) -> int:
@@ -66,7 +66,10 @@ class PromptBuilder:
         return self._processor.tokenizer.convert_tokens_to_ids(placeholder_token(self._processor))
 
     def build(self, sample: Sample, expected_responses: int) -> StudentPrompt:
-        """Both contexts: the same messages, with their images and with the image parts left out."""
+        """Both contexts: the same messages, with their images and with the image parts left out.
+
+        Raises ValueError where an image can't be decoded, or the text itself holds an image placeholder.
+        """
         mm_ids = self._render(sample, len(sample.images))
         text_ids = self._render(sample, 0) if sample.images else mm_ids
         images = [expand_image(self._processor, decode_image(data)) for data in sample.images]
@@ -74,7 +77,8 @@ class PromptBuilder:
             mm_ids=mm_ids,
             text_ids=text_ids,
             images=sample.images,
-            tokenizer_fingerprint=self.fingerprint,
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
+            processor_fingerprint=self.processor_fingerprint,
             expected_responses=expected_responses,
         )
         mm = _expand(mm_ids, self.placeholder_id, images)
@@ -95,12 +99,18 @@ class PromptBuilder:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """RGB with EXIF orientation applied: the contract's rule, so that both sides see the same pixels."""
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    """RGB with EXIF orientation applied: the contract's rule, so that both sides see the same pixels.
+
+    Raises ValueError where the file is no whole picture.
+    """
+    try:
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"an image of {len(data)} bytes can't be decoded: {error}") from error
 
 
 def _expand(ids: Ids, placeholder: int, images: Sequence[ExpandedImage]) -> StudentContext:
-    expanded, types = splice(ids, placeholder, images) if images else (ids, {})
+    expanded, types = splice(ids, placeholder, images)
     names = images[0].tensors if images else ()
     return StudentContext(
         ids=torch.tensor(expanded, dtype=torch.long),

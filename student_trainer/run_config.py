@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import tomli_w
 
 from protos.teacher_info import TeacherInfo
 from student_trainer.config import TrainConfig
 
+FILE = "config.toml"
+FREE_TO_CHANGE = {
+    "run_dir",
+    "steps",
+    "device",
+    "threads",
+    "resume",
+    "teacher",
+    "checkpoint",
+    "eval",
+}
+"""Settings that a resumed run may change: they don't enter what the parameters become, or are about who scores."""
 
-def write_config(config: TrainConfig, teacher: TeacherInfo) -> None:
-    """Write `run_dir`/config.toml."""
+
+def write_config(config: TrainConfig, teacher: TeacherInfo, processor_fingerprint: str) -> None:
+    """Write `run_dir`/config.toml; `processor_fingerprint` is the student's."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
     name = json.dumps(
         f"{teacher.model_id} {teacher.model_fingerprint[:12]} as {teacher.teacher_id}"
     )
-    header = f"# teacher: {name}, engine {teacher.engine}, {teacher.dtype}\n"
+    same = teacher.processor_fingerprint == processor_fingerprint
+    header = (
+        f"# teacher: {name}, engine {teacher.engine}, {teacher.dtype}, "
+        f"{'the same' if same else 'ANOTHER'} image processor\n"
+    )
     values = config.model_dump(mode="json", by_alias=True, exclude_none=True)  # TOML has no null
-    (config.run_dir / "config.toml").write_text(header + tomli_w.dumps(values), encoding="utf-8")
+    (config.run_dir / FILE).write_text(header + tomli_w.dumps(values), encoding="utf-8")
+
+
+def refuse_changes(config: TrainConfig) -> None:
+    """Raise ValueError where a run would be resumed with settings that change what it is."""
+    path = config.run_dir / FILE
+    if not path.is_file():
+        return
+    before = TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    changed = [
+        name
+        for name in TrainConfig.model_fields
+        if name not in FREE_TO_CHANGE and getattr(before, name) != getattr(config, name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} was made with other settings of {', '.join(changed)}: resume with the same ones "
+            f"(--config {path}), or start a new run with another --run-dir"
+        )

@@ -76,15 +76,17 @@ class TransformersSampler:
     ) -> None:
         inputs = self.student.inputs([prompt.mm for prompt in prompts], None, "left")
         watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, hand_on)
+        # A checkpoint's own top-k or temperature would change the policy.
         whole = {} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        output = self.student.model.generate(
-            **inputs,
-            **whole,
-            do_sample=not greedy,
-            max_new_tokens=self.config.max_new_tokens,
-            logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=StoppingCriteriaList([watcher]),
-        )
+        with self.student.precision():
+            output = self.student.model.generate(
+                **inputs,
+                **whole,
+                do_sample=not greedy,
+                max_new_tokens=self.config.max_new_tokens,
+                logits_processor=LogitsProcessorList([recorder]),
+                stopping_criteria=StoppingCriteriaList([watcher]),
+            )
         watcher.flush(output)
 
 
@@ -95,12 +97,13 @@ class _Recorder(LogitsProcessor):
         self._count = candidates
         self._suppressed = list(suppressed)
         self._vocab_size = vocab_size
-        self._steps: list[Tensor] = []
+        self._steps: list[np.ndarray] = []  # i32 [B, C] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._count:
             known = scores[:, : self._vocab_size]
-            self._steps.append(known.topk(min(self._count, known.shape[1])).indices)
+            top = known.topk(min(self._count, known.shape[1])).indices
+            self._steps.append(top.int().cpu().numpy())
         scores = scores.clone()
         scores[:, self._suppressed] = float("-inf")
         scores[:, self._vocab_size :] = float("-inf")
@@ -110,8 +113,7 @@ class _Recorder(LogitsProcessor):
         """i32 [tokens, C]"""
         if not self._count:
             return None
-        rows = torch.stack([step[row] for step in self._steps[:tokens]])
-        return rows.int().cpu().numpy()
+        return np.stack([step[row] for step in self._steps[:tokens]])
 
 
 class _Watcher(StoppingCriteria):

@@ -5,8 +5,9 @@ B responses, L padded length, T response tokens, R rows (all responses' tokens, 
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,16 @@ Side = Literal["left", "right"]
 
 
 class Student:
-    """Any AutoModelForImageTextToText. Kept in evaluation mode: dropout would part it from its own rollouts."""
+    """Any AutoModelForImageTextToText. Kept in evaluation mode: dropout would part it from its own rollouts.
 
-    def __init__(self, model: str, device: str, dtype: str) -> None:
+    Weights are float32 whatever `precision` the passes run in: at a learning rate of 1e-6 nearly every step of a
+    bfloat16 weight would round to nothing.
+    """
+
+    def __init__(self, model: str, device: str, precision: Literal["float32", "bfloat16"]) -> None:
         self.device = _device(device)
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        self._precision = precision
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="float32")
         self.model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(model)
         self._head: Any = self.model.get_output_embeddings()
@@ -61,12 +67,15 @@ class Student:
         ids = {i for i in (*found, self.pad_id) if isinstance(i, int) and 0 <= i < self.vocab_size}
         return ids - set(self.eos_ids)
 
+    def precision(self) -> AbstractContextManager[object]:
+        """The context that forward passes run in."""
+        if self._precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [R, V], float32, of states [R, D]."""
-        weight, bias = self._head.weight, self._head.bias
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        bias = None if bias is None else bias.to(wide)
-        logits = torch.nn.functional.linear(hidden.to(wide), weight.to(wide), bias)
+        logits = torch.nn.functional.linear(hidden.float(), self._head.weight, self._head.bias)
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -80,7 +89,8 @@ class Student:
         contexts = [getattr(prompt, context) for prompt in prompts]
         responses = [torch.tensor(r.response_ids, dtype=torch.long) for r in rollouts]
         inputs = self.inputs(contexts, [response[:-1] for response in responses], "right")
-        hidden = self.model.model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+        with self.precision():
+            hidden = self.model.model(**inputs, use_cache=False, return_dict=True).last_hidden_state
         rows = [
             hidden[i, len(c.ids) - 1 : len(c.ids) - 1 + len(r)]
             for i, (c, r) in enumerate(zip(contexts, responses, strict=True))
@@ -104,9 +114,7 @@ class Student:
                     row[: len(c.ids)] = c.token_types[name]
             inputs[name] = _pad(kinds, 0, side)
         for name in sorted({n for c in contexts for n in c.tensors}):
-            joined = torch.cat([c.tensors[name] for c in contexts if name in c.tensors])
-            floating = joined.is_floating_point()
-            inputs[name] = joined.to(self.model.dtype) if floating else joined
+            inputs[name] = torch.cat([c.tensors[name] for c in contexts if name in c.tensors])
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def save(self, folder: Path) -> None:
@@ -134,11 +142,6 @@ class Student:
         pad = self.model.generation_config.pad_token_id
         pad = pad if pad is not None else self.processor.tokenizer.pad_token_id
         return pad if pad is not None else self.eos_ids[0]
-
-
-def global_norm(tensors: Sequence[Tensor]) -> float:
-    """Euclidean norm of all entries together, in float64."""
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
 def _pad(rows: Sequence[Tensor], value: int, side: Side) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ from student_trainer.learner import Learner, ScoredRollout
 from student_trainer.metrics import MetricsLog
 from student_trainer.prompting import PromptBuilder, StudentPrompt
 from student_trainer.rollout import Rollout
-from student_trainer.run_config import write_config
+from student_trainer.run_config import refuse_changes, write_config
 from student_trainer.sampler import TransformersSampler
 from student_trainer.student import Student
 
@@ -63,30 +64,34 @@ class Trainer:
                 f"{config.run_dir} holds a run already; say --resume to go on, or choose another --run-dir"
             )
         last = found[-1] if found else None
+        if last:
+            refuse_changes(config)
         self.data = DataSet(config.data.train, config.data)
-        self.student = Student(str(last or config.model), config.device, config.dtype)
+        self.student = Student(str(last or config.model), config.device, config.precision)
         self.builder = PromptBuilder(self.student.processor, config.data)
-        self.learner = Learner(self.student, config.objective, config.optimizer, config.batch)
-        self.step = restore(last, self.learner) if last else 0
         self.teacher = SyncTeacherClient(
             config.teacher.address,
-            tokenizer_fingerprint=self.builder.fingerprint,
+            tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
+            processor_fingerprint=self.builder.processor_fingerprint,
             max_inflight_tokens=config.teacher.max_inflight_tokens,
             deadline_s=config.teacher.deadline_s,
             connect_timeout_s=config.teacher.connect_timeout_s,
         )
         self._vocab_size = min(self.student.vocab_size, self.teacher.info.vocab_size)
+        self.learner = Learner(
+            self.student, config.objective, config.optimizer, config.batch, self._vocab_size
+        )
+        self.step = restore(last, self.learner) if last else 0
         self.sampler = TransformersSampler(self.student, config.sampler, self._vocab_size)
-        write_config(config, self.teacher.info)
+        write_config(config, self.teacher.info, self.builder.processor_fingerprint)
         self._log = MetricsLog(config.run_dir, self.step)
         self._blind_steps = 0
-        self._questions: dict[tuple[str, int | None], list[StudentPrompt]] = {}
 
     def __enter__(self) -> Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.__exit__(None, None, None)
+        self._log.close()
         self.teacher.close()
 
     def run(self) -> Path:
@@ -135,35 +140,39 @@ class Trainer:
         return self.evaluate(config.data.validation, config.eval.limit).accuracy
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
-        """Greedy answers to the first rows of a file; its prompts are built once a run."""
-        key = (str(path), limit)
-        if key not in self._questions:
-            rows = DataSet(path, self._config.data)
-            count = min(limit or len(rows), len(rows))
-            self._questions[key] = [self.builder.build(rows[i], 0) for i in range(count)]
-        return evaluate(self.sampler, self._questions[key], self._config.eval.batch_size)
+        """Greedy answers to the first rows of a file."""
+        rows = DataSet(path, self._config.data)
+        count = min(limit or len(rows), len(rows))
+        prompts = (self.builder.build(rows[i], 0) for i in range(count))
+        return evaluate(self.sampler, prompts, self._config.eval.batch_size)
 
     def _rollouts(self) -> tuple[list[ScoredRollout], dict[str, float]]:
         """Sample the step's responses; each goes to the teacher as soon as it is finished."""
-        batch = self._config.batch
-        started_s = time.monotonic()
-        indices = self.data.indices(self.step, batch.prompts, self._config.seed)
-        built = [self.builder.build(self.data[i], batch.responses_per_prompt) for i in indices]
-        puts = [self.teacher.submit_prompt(prompt.wire) for prompt in built]
-        prompts = [prompt for prompt in built for _ in range(batch.responses_per_prompt)]
+        batch, started_s = self._config.batch, time.monotonic()
+        lost: Counter[str] = Counter()
+        prompts: list[StudentPrompt] = []
         rollouts: dict[int, Rollout] = {}
         scores: dict[int, Future[Scores]] = {}
+        indices = self.data.indices(self.step, batch.prompts, self._config.seed)
+        # The teacher holds the prompts of one round of sampling at a time, not of the whole step.
+        per_round = max(1, self._config.sampler.batch_size // batch.responses_per_prompt)
+        for first in range(0, len(indices), per_round):
+            built = self._build(indices[first : first + per_round], lost)
+            puts = [self.teacher.submit_prompt(prompt.wire) for prompt in built]
+            offset = len(prompts)
+            asked = [prompt for prompt in built for _ in range(batch.responses_per_prompt)]
+            prompts += asked
 
-        def send(index: int, rollout: Rollout) -> None:
-            rollouts[index] = rollout
-            put = puts[index // batch.responses_per_prompt]
-            scores[index] = self.teacher.submit_score(put, self._item(rollout))
+            def send(index: int, rollout: Rollout, puts=puts, offset=offset) -> None:
+                rollouts[offset + index] = rollout
+                put = puts[index // batch.responses_per_prompt]
+                scores[offset + index] = self.teacher.submit_score(put, self._item(rollout))
 
-        self.sampler.sample(prompts, self.step, send)
+            self.sampler.sample(asked, self.step, send)
+            self._drop_when_scored(puts, [scores[offset + i] for i in range(len(asked))])
         sampled_s = time.monotonic()
-        scored, dropped = self._collect(prompts, rollouts, scores)
+        scored = self._collect(prompts, rollouts, scores, lost)
         waited_s = time.monotonic()
-        self._drop(puts)
         lengths = [len(rollout.response_ids) for rollout in rollouts.values()]
         supports = sum(len(s.scores.support_ids) for s in scored) / sum(
             s.scores.rows for s in scored
@@ -174,17 +183,45 @@ class Trainer:
             "rollout/tokens": float(sum(lengths)),
             "rollout/length_mean": sum(lengths) / len(lengths),
             "rollout/finished_share": sum(r.finished for r in rollouts.values()) / len(rollouts),
-            "rollout/dropped": float(dropped),
+            "rollout/dropped": float(sum(lost.values())),
             "support/ids_mean": supports,
             "wire/bytes_per_token": self.teacher.stats.bytes_per_token,
         }
+
+    def _build(self, indices: Sequence[int], lost: Counter[str]) -> list[StudentPrompt]:
+        """Prompts of the rows that can be read; the others are counted by reason, all their responses."""
+        built: list[StudentPrompt] = []
+        wanted = self._config.batch.responses_per_prompt
+        for index in indices:
+            try:
+                built.append(self.builder.build(self.data[index], wanted))
+            except ValueError as error:
+                lost["unreadable row"] += wanted
+                log.warning("dropped %s row %d: %s", self._config.data.train, index, error)
+        return built
+
+    def _drop_when_scored(
+        self, puts: Sequence[Future[PutPrompt]], scores: Sequence[Future[Scores]]
+    ) -> None:
+        """Let the teacher forget each prompt when the last of its responses is answered."""
+        wanted = self._config.batch.responses_per_prompt
+        for put, first in zip(puts, range(0, len(scores), wanted), strict=True):
+            waiting = set(range(first, first + wanted))
+
+            def answered(_: Future[Scores], i: int, put=put, waiting=waiting) -> None:
+                waiting.discard(i)
+                if not waiting and put.exception() is None:
+                    self.teacher.submit_drop(put.result())
+
+            for i in list(waiting):
+                scores[i].add_done_callback(functools.partial(answered, i=i))
 
     def _item(self, rollout: Rollout) -> ScoreItem:
         candidates = rollout.candidates
         return ScoreItem(
             response_ids=rollout.response_ids,
             k=self._config.teacher.k,
-            candidates=None if candidates is None else Candidates.from_rows(candidates),
+            candidates=None if candidates is None else Candidates.from_array(candidates),
             dtype=self._config.teacher.dtype,
             vocab_size=self._vocab_size,
         )
@@ -194,30 +231,25 @@ class Trainer:
         prompts: Sequence[StudentPrompt],
         rollouts: dict[int, Rollout],
         scores: dict[int, Future[Scores]],
-    ) -> tuple[list[ScoredRollout], int]:
+        lost: Counter[str],
+    ) -> list[ScoredRollout]:
         """In the batch's order, whatever came first. A response without scores leaves the batch, counted by reason."""
         scored: list[ScoredRollout] = []
-        reasons: Counter[str] = Counter()
         for index, prompt in enumerate(prompts):
             try:
                 answer = scores[index].result()
             except DROPPABLE as error:
-                reasons[type(error).__name__] += 1
+                lost[type(error).__name__] += 1
                 log.warning("dropped step=%d response=%d reason=%s", self.step, index, error)
             else:
                 scored.append(ScoredRollout(prompt, rollouts[index], answer))
-        dropped = len(prompts) - len(scored)
-        if dropped > self._config.teacher.max_dropped_share * len(prompts) or not scored:
+        dropped, wanted = sum(lost.values()), len(scored) + sum(lost.values())
+        if dropped > self._config.teacher.max_dropped_share * wanted or not scored:
             raise TooManyDropped(
-                f"{dropped} of {len(prompts)} responses of step {self.step} came back without scores "
-                f"({dict(reasons)}); teacher.max_dropped_share allows {self._config.teacher.max_dropped_share:g}"
+                f"{dropped} of {wanted} responses of step {self.step} are lost ({dict(lost)}); "
+                f"teacher.max_dropped_share allows {self._config.teacher.max_dropped_share:g}"
             )
-        return scored, dropped
-
-    def _drop(self, puts: Sequence[Future[PutPrompt]]) -> None:
-        for put in puts:
-            if put.exception() is None:
-                self.teacher.drop_prompt(put.result())
+        return scored
 
     def _warn_if_blind(self, vds_mean: float) -> None:
         self._blind_steps = self._blind_steps + 1 if vds_mean < BLIND_VDS else 0

@@ -93,6 +93,7 @@ class Batcher:
                 jobs = [waiting.job for waiting in batch]
                 started_s = time.monotonic()
                 answers = await loop.run_in_executor(self._on_engine, self._score, jobs)
+                assert len(answers) == len(jobs), "one answer per job"
                 self._answer(batch, answers, started_s)
             if not self._closed:
                 self._arrived.clear()

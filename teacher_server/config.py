@@ -86,7 +86,8 @@ class LimitsConfig(Settings):
     max_item_bytes: int = Field(default=Limits.max_item_bytes, ge=1)
     """One prompt or request, bytes. gRPC's own limit is twice that."""
     max_stream_bytes: int = Field(default=Limits.max_stream_bytes, ge=1)
-    """Prompts kept for one stream, bytes."""
+    """Prompts kept for one stream, bytes, as the engine keeps them: a picture of a megapixel takes 12 MB in bfloat16
+    for Qwen3-VL."""
     max_prompts: int = Field(default=Limits.max_prompts, ge=1)
     """Prompts kept for one stream."""
     max_images: int = Field(default=Limits.max_images, ge=0)

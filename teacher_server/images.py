@@ -52,7 +52,8 @@ def _open(data: bytes, field: str, limits: Limits) -> Image.Image:
         )
     if pixels == 0:
         raise InvalidItem(f"{field} has no pixels", ErrorDetail(field=field, value="0 pixels"))
-    if getattr(image, "n_frames", 1) != 1:
+    # Phones add depth or gain maps to a JPEG, which Pillow then calls MPO; the first frame is the picture.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise InvalidItem(
             f"{field} is animated; send one frame as an image",
             ErrorDetail(field=field, value="animated", limit="1 frame"),
@@ -63,7 +64,7 @@ def _open(data: bytes, field: str, limits: Limits) -> Image.Image:
 def _decode(image: Image.Image, field: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a decoder makes of untrusted bytes, the file is at fault
         raise InvalidItem(
             f"{field} can't be decoded: {error}; check that the file is whole",
             ErrorDetail(field=field, value=str(error)),

@@ -69,15 +69,18 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
         ),
         server,
     )
-    wanted = f"{config.server.host}:{config.server.port}"
-    port = server.add_insecure_port(wanted)
-    if port == 0:
-        raise OSError(f"can't bind {wanted}: is another server there?")
+    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    wanted = f"{host}:{config.server.port}"
+    try:
+        port = server.add_insecure_port(wanted)
+    except RuntimeError as error:
+        await core.close()
+        raise OSError(f"can't bind {wanted}: is another server there?") from error
     await server.start()
     for name in ("", SERVICE):
         await health.set(name, SERVING)
     try:
-        yield f"{config.server.host}:{port}"
+        yield f"{host}:{port}"
     finally:
         for name in ("", SERVICE):
             await health.set(name, NOT_SERVING)

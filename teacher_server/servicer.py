@@ -26,6 +26,7 @@ class Servicer(TeacherServicer):
         self._core = core
         self._window_tokens = window_tokens
         self._streams: set[Stream] = set()
+        self._draining = False
 
     async def Describe(
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext
@@ -40,6 +41,8 @@ class Servicer(TeacherServicer):
     ) -> AsyncIterator[pb.ServerMessage]:
         """One conversation; see `teacher_server.stream`."""
         peer = context.peer()  # asked now: once the call is over, asking crashes grpcio
+        if self._draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
         stream = Stream(self._core, self._window_tokens)
         self._streams.add(stream)
         log.info("stream_opened peer=%s open=%d", peer, len(self._streams))
@@ -56,5 +59,6 @@ class Servicer(TeacherServicer):
             log.info("stream_closed peer=%s open=%d", peer, len(self._streams))
 
     async def drain(self) -> None:
-        """Let every stream finish what it admitted."""
+        """Take no new stream, and let every open one finish what it admitted."""
+        self._draining = True
         await asyncio.gather(*(stream.drain() for stream in self._streams))

@@ -58,11 +58,12 @@ class Stream:
         self._prompts: dict[int, _HeldPrompt] = {}
         self._items: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[pb.ServerMessage | int | None] = asyncio.Queue()
         self._held_bytes = 0
         self._spent = 0
         self._granted = window_tokens
         self._draining = False
+        self._warned_of_processor = False
 
     async def run(
         self, incoming: AsyncIterator[pb.ClientMessage]
@@ -72,6 +73,11 @@ class Stream:
         reader = asyncio.create_task(self._read(incoming))
         try:
             while (message := await self._outbox.get()) is not None:
+                if isinstance(message, int):
+                    # Credit comes back only here, behind the answer it was spent on: gRPC takes messages as the
+                    # client reads them, so one that does not read gets no more.
+                    self._granted += message
+                    message = pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted))
                 yield message
             if reader.done():
                 reader.result()
@@ -154,6 +160,10 @@ class Stream:
                 ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit),
             )
         prompt = prompt_from_proto(message)
+        own = self._core.info.processor_fingerprint
+        if prompt.processor_fingerprint not in ("", own) and not self._warned_of_processor:
+            self._warned_of_processor = True
+            log.warning("other_processor client=%s own=%s", prompt.processor_fingerprint, own)
         held = _HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)), 0)
         self._prompts[message.prompt_id] = held
         try:
@@ -191,8 +201,16 @@ class Stream:
 
     def _forget(self, prompt_id: int) -> None:
         held = self._prompts.pop(prompt_id, None)
-        if held is not None:
+        if held is None:
+            return
+
+        def release(_: object = None) -> None:
             self._held_bytes -= held.held_bytes
+
+        if held.ready.done():
+            release()
+        else:  # its bytes are held until the work on it ends
+            held.ready.add_done_callback(release)
 
     def _send_prompt_error(self, prompt_id: int, error: TeacherError) -> None:
         self._send(pb.ServerMessage(error=error_to_proto(error, prompt_id=prompt_id)))
@@ -214,26 +232,30 @@ class Stream:
             self._send_item_error(message.request_id, error)
             self._grant(cost)
         else:
-            self._items[message.request_id] = self._start(self._answer_item(message, cost))
+            # Looked up now: a DropPrompt that follows does not undo what was asked before it.
+            held = self._prompts.get(message.prompt_id)
+            task = self._start(self._answer_item(message, held))
+            self._items[message.request_id] = task
+            task.add_done_callback(lambda ended: self._settle_item(message.request_id, cost, ended))
 
-    async def _answer_item(self, message: pb.ScoreRequest, cost: int) -> None:
-        request_id = message.request_id
-        try:
-            for chunk in await self._score(message):
-                self._send(pb.ServerMessage(scores=chunk))
-        except asyncio.CancelledError:
+    def _settle_item(self, request_id: int, cost: int, ended: asyncio.Task[None]) -> None:
+        """Whatever became of an item, even one cancelled before it began: one answer, and its credit."""
+        del self._items[request_id]
+        if ended.cancelled():
             self._send_item_error(request_id, Cancelled("the client took the item back"))
-        except Exception as error:
-            self._send_item_error(request_id, _as_teacher_error(error))
-        finally:
-            del self._items[request_id]
-            self._grant(cost)
+        self._grant(cost)
 
-    async def _score(self, message: pb.ScoreRequest) -> list[pb.Scores]:
+    async def _answer_item(self, message: pb.ScoreRequest, held: _HeldPrompt | None) -> None:
+        try:
+            for chunk in await self._score(message, held):
+                self._send(pb.ServerMessage(scores=chunk))
+        except Exception as error:
+            self._send_item_error(message.request_id, _as_teacher_error(error))
+
+    async def _score(self, message: pb.ScoreRequest, held: _HeldPrompt | None) -> list[pb.Scores]:
         check_item_bytes(message.ByteSize(), self._core.info)
         _refuse_unsupported(unsupported_request_part(message))
         item = item_from_proto(message)
-        held = self._prompts.get(message.prompt_id)
         if held is None:
             raise PreconditionFailed(
                 f"prompt {message.prompt_id} is not held by this stream; put it first",
@@ -257,8 +279,7 @@ class Stream:
             raise Unavailable("the teacher is shutting down; ask another replica")
 
     def _grant(self, cost: int) -> None:
-        self._granted += cost
-        self._send(pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted)))
+        self._outbox.put_nowait(cost)
 
     def _send_item_error(self, request_id: int, error: TeacherError) -> None:
         self._send(pb.ServerMessage(error=error_to_proto(error, request_id=request_id)))
@@ -267,8 +288,8 @@ class Stream:
 def _tokens(message: pb.ScoreRequest) -> int:
     """What a request spends: its response tokens, or for a text their upper bound, its bytes."""
     if message.HasField("response_text"):
-        return len(message.response_text.encode())
-    return len(message.response_ids.data) // 4
+        return max(1, len(message.response_text.encode()))
+    return max(1, len(message.response_ids.data) // 4)
 
 
 def _refuse_unsupported(word: str | None) -> None:

@@ -30,7 +30,7 @@ RECIPES = {
     "teacher": (Stage(steps=1400, learning_rate=2e-3, text_only=0.25, noise=1.0),),
     "student": (
         Stage(steps=600, learning_rate=1.5e-3, text_only=1.0),
-        Stage(steps=320, learning_rate=1.5e-3, text_only=0.25, images_per_class=1),
+        Stage(steps=320, learning_rate=1.5e-3, text_only=0.25, images=15),
     ),
 }
 
@@ -42,8 +42,8 @@ def make(name: str, processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGenerat
     for number, stage in enumerate(RECIPES[name]):
         logger.info("model=%s stage=%s", name, stage)
         digits = load_split("train")
-        if stage.images_per_class is not None:
-            digits = digits.first_of_each_class(stage.images_per_class)
+        if stage.images is not None:
+            digits = digits.first(stage.images)
         train(model, Batches(processor, digits, name, seed=SEED + number), stage)
     return model
 

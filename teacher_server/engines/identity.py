@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from protos.expansion import placeholder_token
-from protos.fingerprint import tokenizer_fingerprint
+from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
 
 CAPABILITIES = (
@@ -89,20 +89,6 @@ def model_fingerprint(model: Any) -> str:
         for part in (flat[:SAMPLED_BYTES], flat[-SAMPLED_BYTES:]):
             state.update(part.cpu().numpy().tobytes())
     return state.hexdigest()
-
-
-def processor_fingerprint(processor: Any) -> str:
-    """Sha256 over the image processor's settings, without class and version names."""
-    settings = processor.image_processor.to_dict()
-    for name in (
-        "image_processor_type",
-        "processor_class",
-        "_processor_class",
-        "transformers_version",
-    ):
-        settings.pop(name, None)
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _as_list(value: int | Sequence[int] | None) -> list[int]:

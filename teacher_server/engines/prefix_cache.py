@@ -14,8 +14,6 @@ class PrefixCache:
         self._max_tokens = max_tokens
         self._entries: OrderedDict[bytes, tuple[Prefix, ...]] = OrderedDict()
         self._tokens = 0
-        self.hits = 0
-        self.misses = 0
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._entries
@@ -23,11 +21,8 @@ class PrefixCache:
     def get(self, digest: bytes) -> tuple[Prefix, ...] | None:
         """The prompt's prefixes, one per context, or None."""
         entry = self._entries.get(digest)
-        if entry is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._entries.move_to_end(digest)
+        if entry is not None:
+            self._entries.move_to_end(digest)
         return entry
 
     def put(self, digest: bytes, prefixes: tuple[Prefix, ...]) -> None:
@@ -37,6 +32,11 @@ class PrefixCache:
         self._tokens += sum(prefix.length for prefix in prefixes)
         while self._tokens > self._max_tokens and self._entries:
             self.drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._tokens = 0
 
     def drop(self, digest: bytes) -> None:
         """Forget a prompt; one that is not held is no matter."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from protos.errors import ErrorDetail, InternalFault, InvalidItem, LimitExceeded, TeacherError
-from protos.expansion import expand_image
+from protos.expansion import ExpandedImage, expand_image
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
@@ -48,7 +49,7 @@ class _Row:
 
 
 class TransformersEngine:
-    """Scores batches of jobs; not thread-safe: call it from one thread at a time.
+    """Scores batches of jobs, one at a time; `prepare` may run meanwhile on one other thread.
 
     A job's contexts are (mm, text), or (mm,) alone where the prompt has no image: text then equals mm.
     """
@@ -99,7 +100,7 @@ class TransformersEngine:
     def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
         """Expand both contexts. Raises InvalidItem where the prompt leaves no room for a response."""
         placeholder = self.info.special_ids.image_placeholder
-        expanded = [expand_image(self._processor, image) for image in images]
+        expanded = [self._expand(i, image) for i, image in enumerate(images)]
         contexts = [build_context(prompt.mm_ids, placeholder, expanded, self._body)]
         if images:
             contexts.append(build_context(prompt.text_ids, placeholder, (), self._body))
@@ -119,21 +120,39 @@ class TransformersEngine:
             memory_bytes=sum(context.memory_bytes for context in contexts),
         )
 
+    def _expand(self, index: int, image: Image.Image) -> ExpandedImage:
+        try:
+            expanded = expand_image(self._processor, image)
+        except ValueError as error:
+            raise InvalidItem(
+                f"media[{index}].image ({image.width} x {image.height}) is nothing for this model: {error}",
+                ErrorDetail(f"media[{index}].image", f"{image.width} x {image.height}"),
+            ) from error
+        tensors = {
+            name: tensor.to(self._model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in expanded.tensors.items()
+        }
+        return replace(expanded, tensors=tensors)
+
     @torch.inference_mode()
     def score_batch(self, jobs: Sequence[Job]) -> list[Scores | TeacherError]:
         """Scores of each job, in order, or the error that is its own."""
         try:
             return self._score_together(jobs, self._hidden_states(jobs))
         except torch.OutOfMemoryError:
+            self._prefixes.clear()
             torch.cuda.empty_cache()
             longest = max(job.longest for job in jobs)
             log.warning("out_of_memory jobs=%d longest=%d", len(jobs), longest)
-            error = LimitExceeded(
-                f"the teacher ran out of device memory on a batch of {len(jobs)} with {longest} tokens; lower "
-                "max_batch_tokens or chunk_rows",
+        if len(jobs) > 1:  # a job's error is its own
+            return [self.score_batch([job])[0] for job in jobs]
+        return [
+            LimitExceeded(
+                f"the teacher ran out of device memory on {longest} tokens; its operator should lower chunk_rows or "
+                "prefix_cache_tokens",
                 ErrorDetail(value=str(longest), limit="device memory", retry_after_ms=1000),
             )
-            return [error] * len(jobs)
+        ]
 
     def _score_together(
         self, jobs: Sequence[Job], hidden: Sequence[list[Tensor]]
@@ -162,7 +181,12 @@ class TransformersEngine:
         try:
             return self._score([job.item], [hidden])[0]
         except NotFinite as error:
-            return InternalFault(f"the teacher's {error}; the model or its dtype is at fault")
+            error_id = uuid.uuid4().hex[:12]
+            log.error("not_finite error_id=%s %s", error_id, error)
+            return InternalFault(
+                f"the teacher's {error}; the model or its dtype is at fault (error id {error_id})",
+                ErrorDetail(error_id=error_id),
+            )
 
     def _hidden_states(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """States [T, D] per job and context."""

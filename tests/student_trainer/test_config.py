@@ -88,7 +88,7 @@ def teacher(model_id: str = "digits") -> TeacherInfo:
 
 
 def written(config: TrainConfig, info: TeacherInfo) -> TrainConfig:
-    write_config(config, info)
+    write_config(config, info, "")
     text = (config.run_dir / "config.toml").read_text(encoding="utf-8")
     assert text.startswith("# teacher: ")
     return TrainConfig.model_validate(tomllib.loads(text))
@@ -98,7 +98,7 @@ def written(config: TrainConfig, info: TeacherInfo) -> TrainConfig:
     "parts",
     [
         {},
-        {"steps": 3, "seed": 7, "resume": True, "threads": 1, "dtype": "bfloat16"},
+        {"steps": 3, "seed": 7, "resume": True, "threads": 1, "precision": "bfloat16"},
         {"objective": ObjectiveConfig(name="vgs", eta=0.41, lambda_=0.5, detach_target=False)},
         {"optimizer": OptimizerConfig(lr=1e-6, betas=(0.8, 0.95), max_grad_norm=0.5)},
         {"optimizer": OptimizerConfig(max_grad_norm=0.0)},
