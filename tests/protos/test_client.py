@@ -2,14 +2,23 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from protos.arrays import as_ids
 from protos.client import TeacherClient
-from protos.errors import Cancelled, EchoMismatch, TeacherError, Unavailable
+from protos.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EchoMismatch,
+    InternalFault,
+    TeacherError,
+    Unavailable,
+)
 from protos.item import ScoreItem
 from protos.prompt import Prompt
+from protos.scores import Scores
 from protos.sync_client import SyncTeacherClient
 from protos.v1 import teacher_pb2 as pb
 from tests.loopback import serving
@@ -133,3 +142,57 @@ def test_the_synchronous_face(qwen_server: str):
         assert teacher.stats.bytes_per_token > 0
     with pytest.raises(Unavailable):
         SyncTeacherClient("127.0.0.1:1", connect_timeout_s=0.2)
+
+
+async def test_rows_of_another_response_are_refused(qwen_server: str, monkeypatch):
+    async with TeacherClient(qwen_server) as teacher:
+        put = await teacher.put_prompt(PROMPT)
+        torn = SimpleNamespace(join=lambda chunks: Scores.join(chunks).slice_rows(0, 2))
+        monkeypatch.setattr("protos.client.Scores", torn)
+        with pytest.raises(EchoMismatch):
+            await teacher.score(put, item())
+
+
+async def test_a_chunk_that_is_missing_is_noticed(qwen: Path, monkeypatch):
+    with serving(qwen, limits={"max_chunk_rows": 4}) as address:
+        async with TeacherClient(address) as teacher:
+            put = await teacher.put_prompt(PROMPT)
+            take = teacher._take_chunk
+            monkeypatch.setattr(
+                teacher, "_take_chunk", lambda m: None if m.first_row == 4 else take(m)
+            )
+            with pytest.raises(EchoMismatch, match="rows 4 and on are missing"):
+                await teacher.score(put, item(12))
+
+
+async def test_a_fault_of_the_client_fails_what_waits(qwen_server: str, monkeypatch):
+    async with TeacherClient(qwen_server) as teacher:
+        put = await teacher.put_prompt(PROMPT)
+        monkeypatch.setattr("protos.client.scores_from_proto", lambda _: {}["absent"])
+        with pytest.raises(InternalFault, match="absent"):
+            await teacher.score(put, item())
+
+
+async def test_closing_wakes_those_who_wait_for_credit(qwen: Path):
+    limits = {"max_response_tokens": 20, "stream_window_tokens": 20}
+    with serving(qwen, limits=limits, engine={"batch_wait_ms": 500}) as address:
+        teacher = TeacherClient(address)
+        await teacher.connect()
+        put = await teacher.put_prompt(PROMPT)
+        tasks = [asyncio.create_task(teacher.score(put, item(20))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await teacher.close()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert all(isinstance(answer, Cancelled) for answer in answers)
+
+
+async def test_a_prompt_has_a_deadline_too(qwen_server: str, monkeypatch):
+    async with TeacherClient(qwen_server, deadline_s=0.2) as teacher:
+        monkeypatch.setattr(teacher, "_send", lambda message: None)  # lost on the way
+        with pytest.raises(DeadlineExceeded, match="did not take the prompt"):
+            await teacher.put_prompt(PROMPT)
+
+
+async def test_another_image_processor_is_a_warning(qwen_server: str, caplog):
+    async with TeacherClient(qwen_server, processor_fingerprint="0" * 64):
+        assert "preprocesses images otherwise" in caplog.text

@@ -16,6 +16,5 @@ def test_at_k_8_every_terms_gradient_points_where_the_full_one_does(toy: Toy) ->
     assert min(cosines.values()) >= 0.99, cosines
 
 
-def test_on_the_whole_vocabulary_the_gradient_is_the_same(toy: Toy) -> None:
-    assert not toy.support(toy.student.vocab_size).tail_mask.any()
-    assert min(toy.cosines(toy.student.vocab_size).values()) == pytest.approx(1, abs=1e-12)
+def test_on_fewer_ids_the_gradients_part(toy: Toy) -> None:
+    assert min(toy.cosines(1).values()) < 0.99

@@ -5,6 +5,7 @@ import logging
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -184,9 +185,14 @@ def test_a_response_without_scores_leaves_the_batch(
     settings = config(students["qwen"], deterministic, rows, tmp_path)
     with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
         trainer.teacher.submit_score = Refusing(trainer, {3})
-        metrics = trainer.train_step()
+        batch, metrics = trainer._rollouts()
+        assert len(batch) == 9
+        losses = trainer.learner.accumulate(batch)
+        alone = [trainer.learner.accumulate([one])["loss/standard"] for one in batch]
     assert metrics["rollout/dropped"] == 1
     assert "no scores for this one" in caplog.text
+    # N is 9: the mean over the responses that have scores.
+    assert losses["loss/standard"] == pytest.approx(sum(alone) / 9, rel=1e-4)
 
 
 def test_too_many_without_scores_stop_the_run(deterministic, students, rows, tmp_path):
@@ -196,6 +202,65 @@ def test_too_many_without_scores_stop_the_run(deterministic, students, rows, tmp
         with pytest.raises(TooManyDropped, match=r"2 of 10 .*InternalFault.*max_dropped_share"):
             trainer.train_step()
     assert trainer.step == 0
+
+
+def test_rows_that_cannot_be_read_are_counted(deterministic, students, rows, tmp_path, caplog):
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    lines.append({"image": "torn.png", "question": "what is it?", "answer": ""})
+    lines.append({"image": None, "question": "what is <|image_pad|>?", "answer": ""})
+    (rows.parent / "torn.png").write_bytes(noise(9)[:99])
+    path = rows.parent / "some_bad.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = config(
+        students["qwen"], deterministic, path, tmp_path,
+        batch={"prompts": 7, "responses_per_prompt": 2, "microbatch": 4},
+        teacher={"address": deterministic, "k": 6, "max_dropped_share": 0.5},
+    )  # fmt: skip
+    with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
+        metrics = trainer.train_step()
+    assert metrics["rollout/dropped"] == 4
+    assert "row 5: an image of 99 bytes can't be decoded" in caplog.text
+    assert "row 6: 1 placeholders for 0 images" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_settings(deterministic, students, rows, tmp_path):
+    settings = config(students["qwen"], deterministic, rows, tmp_path)
+    train(settings)
+    other = settings.model_copy(
+        update={
+            "resume": True,
+            "steps": 2,
+            "optimizer": settings.optimizer.model_copy(update={"lr": 1.0}),
+        }
+    )
+    with pytest.raises(ValueError, match=r"other settings of optimizer.*--run-dir"):
+        train(other)
+
+
+def test_bfloat16_passes_leave_float32_weights(deterministic, students, rows, tmp_path):
+    last = train(config(students["qwen"], deterministic, rows, tmp_path, precision="bfloat16"))
+    before, after = weights(students["qwen"]), weights(last)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_the_threshold_is_the_quantile_of_all_tokens(scored):
+    trainer, batch = scored
+    vds = np.concatenate([one.scores.vds for one in batch])
+    expected = np.quantile(vds.astype(np.float64), 0.7)
+    assert float(trainer.learner._vds_threshold(batch)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_warm_up_and_clipping(deterministic, students, rows, tmp_path):
+    settings = config(
+        students["qwen"], deterministic, rows, tmp_path, steps=3,
+        optimizer={"lr": 1e-3, "warmup_steps": 4, "max_grad_norm": 1e-3},
+    )  # fmt: skip
+    with Trainer(settings) as trainer:
+        rates = [trainer.train_step()["optimizer/lr"] for _ in range(3)]
+        gradient = torch.cat([p.grad.flatten() for p in trainer.student.parameters])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+    assert float(gradient.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_another_tokenizer_is_refused_before_any_rollout(llava, students, rows, tmp_path):

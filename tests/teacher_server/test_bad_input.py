@@ -9,12 +9,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from protos.arrays import as_ids
 from protos.client import PutPrompt, TeacherClient
 from protos.errors import (
     DeadlineExceeded,
+    InternalFault,
     InvalidItem,
     LimitExceeded,
     PreconditionFailed,
@@ -120,8 +123,8 @@ CASES = [
     Case("empty-response", lambda b: b.score(response_ids=as_ids([])), InvalidItem, ("response_ids is empty",)),
     Case("response-past-the-context", lambda b: b.score(response_ids=as_ids([40] * 512)), InvalidItem,
          ("context is 512", "never truncated")),
-    Case("response-past-the-limit", lambda b: b.score(response_ids=as_ids([40] * 601)), TeacherError,
-         ("601",)),
+    Case("response-past-the-limit", lambda b: b.score(response_ids=as_ids([40] * 601)), InvalidItem,
+         ("601 tokens", "limit is 600")),
     Case("image-placeholder-in-response", lambda b: b.score(response_ids=as_ids([40, of(b, "<|image_pad|>")])),
          InvalidItem, ("response_ids[1]", "stands for an image", "suppress")),
     Case("video-placeholder-in-response", lambda b: b.score(response_ids=as_ids([of(b, "<|video_pad|>")])),
@@ -176,6 +179,8 @@ CASES = [
     Case("pixels-of-all-images", lambda b: with_images(b, *[flat((900, 900))] * 2), InvalidItem,
          ("1620000", "1500000")),
     Case("too-many-images", lambda b: with_images(b, *[noise(6)] * 4), InvalidItem, ("4 images", "limit is 3")),
+    Case("image-that-the-model-refuses", lambda b: with_images(b, flat((3, 700))), InvalidItem,
+         ("media[0].image (3 x 700)",)),
     Case("animated-image", lambda b: with_images(b, animation()), InvalidItem, ("animated",)),
     Case("format-not-allowed", lambda b: with_images(b, gif()), InvalidItem, ("PNG, JPEG, WEBP",)),
     Case("item-larger-than-the-in-band-limit", lambda b: with_images(b, *[noise(7, (160, 160))] * 3),
@@ -221,6 +226,94 @@ async def test_the_same_prompt_twice_and_another_under_its_id(bench: Bench):
         assert clash.error.code == grpc.StatusCode.ALREADY_EXISTS.value[0]
         assert clash.error.prompt_id == 7
         assert "7" in clash.error.message
+
+
+async def test_a_client_that_does_not_read_gets_no_more_credit(qwen: Path):
+    limits = {"max_response_tokens": 20, "stream_window_tokens": 40}
+    with serving(qwen, limits=limits) as address:
+        async with RawStream(address) as raw:
+            await raw.put([40])
+            for n in range(400):
+                await raw.write(pb.ClientMessage(score=score_message(n + 1, [50] * 20, k=300)))
+            await asyncio.sleep(1.0)
+            answers = [await raw.next_answer() for _ in range(400)]
+    refused = [a for a in answers if a.WhichOneof("message") == "error"]
+    exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert len(refused) > 0
+    assert {a.error.code for a in refused} == {exhausted}
+
+
+async def test_an_empty_response_costs_something(qwen: Path):
+    limits = {"max_response_tokens": 2, "stream_window_tokens": 2}
+    with serving(qwen, limits=limits, engine={"batch_wait_ms": 300}) as address:
+        async with RawStream(address) as raw:
+            await raw.put([40])
+            await raw.write(pb.ClientMessage(score=score_message(1, [50, 50])))
+            answer = await raw.ask(pb.ClientMessage(score=score_message(2, [])))
+    assert answer.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+async def test_what_was_asked_before_a_drop_is_scored_and_a_cancel_at_once_is_answered(
+    server: str,
+):
+    async with RawStream(server) as raw:
+        await raw.put([40])
+        await raw.write(pb.ClientMessage(score=score_message(1, [50, 51])))
+        await raw.write(pb.ClientMessage(drop_prompt=pb.DropPrompt(prompt_id=1)))
+        assert (await raw.next_answer()).scores.total_rows == 2
+        await raw.put([40])
+        await raw.write(pb.ClientMessage(score=score_message(2, [50] * 300)))
+        answer = await raw.ask(pb.ClientMessage(cancel=pb.Cancel(request_id=2)))
+        assert answer.error.code == grpc.StatusCode.CANCELLED.value[0]
+        answer = await raw.ask(pb.ClientMessage(score=score_message(2, [50] * 300)))
+        assert answer.scores.total_rows == 300, "the id is free and the credit is back"
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [({"max_prompts": 2}, "holds 2 prompts"), ({"max_stream_bytes": 60_000}, "limit is 60000")],
+)
+async def test_prompts_are_bounded_and_a_drop_makes_room(limits, says, qwen, qwen_reference):
+    with serving(qwen, limits=limits) as address:
+        async with TeacherClient(address) as teacher:
+            prompts = [qwen_reference.prompt(f"{n}?", (noise(n, (16, 16)),)) for n in range(6)]
+            first = await teacher.put_prompt(prompts[0])
+            answers = await asyncio.gather(
+                *(teacher.put_prompt(prompt) for prompt in prompts[1:]), return_exceptions=True
+            )
+            refused = [a for a in answers if isinstance(a, LimitExceeded)]
+            assert 1 <= len(refused) < 5
+            assert all(says in str(error) for error in refused)
+            await teacher.drop_prompt(first)
+            put = await teacher.put_prompt(prompts[0])
+            assert (await teacher.score(put, ScoreItem(RESPONSE, k=4))).rows == 3
+
+
+async def test_nan_in_the_logits_is_an_internal_error_with_an_id(qwen: Path, tmp_path, caplog):
+    model = AutoModelForImageTextToText.from_pretrained(qwen)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[99] = float("nan")
+    model.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(qwen).save_pretrained(tmp_path)
+    with serving(tmp_path) as address:
+        async with TeacherClient(address) as teacher:
+            put = await teacher.put_prompt(Prompt(as_ids([40]), as_ids([40])))
+            answers = await asyncio.gather(
+                teacher.score(put, ScoreItem(as_ids([50, 99, 51]), k=4)),
+                teacher.score(put, ScoreItem(RESPONSE, k=4)),
+                return_exceptions=True,
+            )
+    assert isinstance(answers[0], InternalFault)
+    assert answers[0].detail.error_id in caplog.text
+    assert answers[1].rows == 3, "the one beside it is scored"
+
+
+async def test_a_phones_jpeg_with_a_second_frame_is_a_picture(bench: Bench):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="MPO", save_all=True, append_images=frames[1:])
+    put = await bench.teacher.put_prompt(bench.reference.prompt(QUESTION, (buffer.getvalue(),)))
+    assert (await bench.teacher.score(put, ScoreItem(RESPONSE, k=4))).rows == 3
 
 
 UNIMPLEMENTED = {
@@ -319,6 +412,12 @@ def ids_message(ids: list[int]) -> pb.Array:
     return pb.Array(data=data, dtype=pb.I32, shape=[len(ids)])
 
 
+def score_message(request_id: int, response: list[int], k: int = 4) -> pb.ScoreRequest:
+    return pb.ScoreRequest(
+        request_id=request_id, prompt_id=1, k=k, dtype=pb.F32, response_ids=ids_message(response)
+    )
+
+
 class RawStream:
     """The wire without the client: messages as a hostile peer would write them."""
 
@@ -336,9 +435,22 @@ class RawStream:
         self._call.cancel()
         await self._channel.close()
 
+    async def put(self, ids: list[int]) -> None:
+        """A prompt without images, under id 1."""
+        put = pb.PutPrompt(prompt_id=1)
+        put.tokens.mm_ids.CopyFrom(ids_message(ids))
+        put.tokens.text_ids.CopyFrom(ids_message(ids))
+        assert (await self.ask(pb.ClientMessage(put_prompt=put))).prompt_ack.prompt_id == 1
+
+    async def write(self, message: pb.ClientMessage) -> None:
+        await self._call.write(message)
+
     async def ask(self, message: pb.ClientMessage) -> pb.ServerMessage:
         """The next answer that is not about credit."""
         await self._call.write(message)
+        return await self.next_answer()
+
+    async def next_answer(self) -> pb.ServerMessage:
         while True:
             answer = await self._call.read()
             assert answer is not grpc.aio.EOF
