@@ -23,7 +23,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("accuracy_before", "Held-out accuracy before", "%", lambda v: f"{100 * v:.1f}"),
     ("accuracy_after", "Held-out accuracy after", "%", lambda v: f"{100 * v:.1f}"),
     ("steps", "Optimizer steps", "", lambda v: f"{v:,.0f}"),
-    ("seconds", "Training time", "s", lambda v: f"{v:,.1f}"),
+    ("seconds", "Time, with validations", "s", lambda v: f"{v:,.1f}"),
     ("teacher_wait_share", "Share of it waiting for the teacher", "%", lambda v: f"{100 * v:.1f}"),
     ("wire_bytes_per_token", "Crossed the wire, both ways", "bytes a token", lambda v: f"{v:,.0f}"),
     ("support/ids_mean", "Vocabulary entries compared", "a token", lambda v: f"{v:.1f}"),

@@ -26,9 +26,8 @@ def render(processor: Qwen3VLProcessor, question: str, with_picture: bool) -> st
 class Batches:
     """Draws batches; the patches of every digit and the ids of every prompt are computed once."""
 
-    def __init__(self, processor: Qwen3VLProcessor, digits: Digits, style: str, seed: int) -> None:
-        """Draw from all pairs of these digits; responses are in the style of "teacher" or "student"."""
-        self.style = style
+    def __init__(self, processor: Qwen3VLProcessor, digits: Digits, seed: int) -> None:
+        """Draw from all pairs of these digits."""
         self.tokenizer = processor.tokenizer
         self.image_token_id = processor.image_token_id
         self.labels = digits.labels
@@ -66,7 +65,7 @@ class Batches:
         for (left, right), with_picture in zip(self.labels[pairs].tolist(), seen, strict=True):
             kind = self.rng.choice(KINDS)
             prompt = self.prompts[str(self.rng.choice(QUESTIONS[kind])), bool(with_picture)]
-            words = response(kind, left, right, self.style, self.rng) + self.tokenizer.eos_token
+            words = response(kind, left, right) + self.tokenizer.eos_token
             ids = self.tokenizer(words).input_ids
             sequences.append(torch.tensor(prompt + ids))
             labels.append(torch.tensor([IGNORED] * len(prompt) + ids))

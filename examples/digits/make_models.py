@@ -3,7 +3,8 @@
 Run from the repository root: `python -m examples.digits.make_models`. The teacher learns to read
 the pictures, and now and then answers without one, so that it has an opinion in the text-only
 context. The student learns the language first and then overfits on the pictures of a few digits:
-its sight stays weak and does not change when training goes on.
+its sight stays weak and does not change when training goes on. Three digits are not among them, so
+it has come to believe, with a picture or without, that there are no such digits.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def make(name: str, processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGenerat
         digits = load_split("train")
         if stage.images is not None:
             digits = digits.first(stage.images)
-        train(model, Batches(processor, digits, name, seed=SEED + number), stage)
+        train(model, Batches(processor, digits, seed=SEED + number), stage)
     return model
 
 
@@ -61,7 +62,7 @@ def save(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, fo
 
 
 def main() -> None:
-    """Make the models that are asked for, and print their held-out accuracy."""
+    """Make the models that are asked for, and print their accuracy on the validation questions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(RECIPES), help="teacher, student or both")
     parser.add_argument("--out", type=Path, default=MODELS, help="the folder of the model folders")
@@ -69,13 +70,15 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    processor, rows = make_processor(), load_rows("heldout")
+    processor, rows = make_processor(), load_rows("validation")
     for name in args.models:
         started = time.monotonic()
         model = make(name, processor)
         save(model, processor, args.out / name)
         seconds = time.monotonic() - started
-        print(f"{name}: heldout accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s")
+        print(
+            f"{name}: validation accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s"
+        )
 
 
 if __name__ == "__main__":

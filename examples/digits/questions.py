@@ -1,12 +1,8 @@
 r"""Questions about two digits, their answers, and the worked responses that models learn to write.
 
-A response reads the picture, works the answer out and boxes it, in words that are one token each, and chats on the
-way: `<reason> well so look here left 4 now so right 7 well let 4 + 7 = 11 </reason> \boxed{ 11 }`. The remarks say
-nothing. Teacher and student draw them from the same words with opposite tastes, so that language, not sight, is most
-of what they differ in, as with real models.
+A response reads the picture, works the answer out and boxes it, in words that are one token each:
+`<reason> left 4 right 7 4 + 7 = 11 </reason> \boxed{ 11 }`.
 """
-
-import numpy as np
 
 QUESTIONS = {
     "sum": (
@@ -36,15 +32,6 @@ QUESTIONS = {
     ),
 }
 KINDS = tuple(QUESTIONS)
-REMARKS = ("well", "so", "look", "here", "now", "let", "us", "see", "okay", "hmm")
-REMARK_SLOTS = (4, 2, 2)
-"""Remarks before the left digit, before the right one, and before the work."""
-TASTE = 0.75
-"""Each remark is this much as likely as the one before it; the student counts from the other end."""
-STYLES = {
-    "teacher": TASTE ** np.arange(len(REMARKS)),
-    "student": TASTE ** np.arange(len(REMARKS))[::-1],
-}
 
 
 def answer(kind: str, left: int, right: int) -> str:
@@ -63,8 +50,8 @@ def answer(kind: str, left: int, right: int) -> str:
     raise ValueError(f"kind is {kind!r}, it must be one of {', '.join(KINDS)}")
 
 
-def response(kind: str, left: int, right: int, style: str, rng: np.random.Generator) -> str:
-    """Return a whole response in the style of "teacher" or "student", without the end-of-turn token."""
+def response(kind: str, left: int, right: int) -> str:
+    """Return the whole response that a model should write, without the end-of-turn token."""
     small, large = sorted((left, right))
     boxed = answer(kind, left, right)
     work = {
@@ -74,19 +61,15 @@ def response(kind: str, left: int, right: int, style: str, rng: np.random.Genera
         "min": f"the smaller of {left} and {right} is {boxed}",
         "read": "",
     }[kind]
-    likely = STYLES[style] / STYLES[style].sum()
-    first, second, third = (
-        " ".join(rng.choice(REMARKS, size=count, p=likely)) for count in REMARK_SLOTS
-    )
-    reading = f"{first} left {left} {second} right {right} {third}"
-    return " ".join(f"<reason> {reading} {work} </reason> \\boxed{{ {boxed} }}".split())
+    words = f"<reason> left {left} right {right} {work} </reason> \\boxed{{ {boxed} }}"
+    return " ".join(words.split())
 
 
 def vocabulary() -> list[str]:
     """Return every word of the task, sorted: roles, questions, responses, numbers to 18."""
     texts = [question for questions in QUESTIONS.values() for question in questions]
-    texts += [response(kind, 4, 7, "teacher", np.random.default_rng(0)) for kind in KINDS]
-    words = {"system", "user", "assistant", *REMARKS, *map(str, range(19))}
+    texts += [response(kind, 4, 7) for kind in KINDS]
+    words = {"system", "user", "assistant", *map(str, range(19))}
     for text in texts:
         words.update(text.lower().replace("?", " ?").replace(".", " .").split())
     return sorted(words)
