@@ -90,10 +90,9 @@ class Batcher:
             if self._wait_s and self._queue:
                 await asyncio.sleep(self._wait_s)
             while not self._closed and (batch := self._next_batch()):
-                jobs = [waiting.job for waiting in batch]
                 started_s = time.monotonic()
+                jobs = [waiting.job for waiting in batch]
                 answers = await loop.run_in_executor(self._on_engine, self._score, jobs)
-                assert len(answers) == len(jobs), "one answer per job"
                 self._answer(batch, answers, started_s)
             if not self._closed:
                 self._arrived.clear()
@@ -120,7 +119,9 @@ class Batcher:
 
     def _score(self, jobs: list[Job]) -> list[Scores | TeacherError]:
         try:
-            return self._engine.score_batch(jobs)
+            answers = self._engine.score_batch(jobs)
+            assert len(answers) == len(jobs), "one answer per job"
+            return answers
         except Exception:
             error_id = uuid.uuid4().hex[:12]
             log.exception("engine_failed error_id=%s jobs=%d", error_id, len(jobs))

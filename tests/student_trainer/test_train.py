@@ -126,6 +126,48 @@ def test_microbatches_change_nothing(scored):
         assert other_eta == pytest.approx(eta, rel=1e-5)
 
 
+def test_with_k_the_vocabulary_loss_and_gradient_are_the_full_ones(
+    qwen, qwen_reference, students, rows, tmp_path
+):
+    """Through server, wire, support and chunked head, against log-softmax over everything and autograd."""
+    vocabulary = qwen_reference.model.get_output_embeddings().weight.shape[0]
+    with serving(qwen) as address:
+        settings = config(
+            students["qwen"], address, rows, tmp_path,
+            teacher={"address": address, "k": vocabulary},
+            objective={"name": "vgs-lp", "gamma": 2.0, "lambda": 0.5, "eta": 1.0},
+        )  # fmt: skip
+        with Trainer(settings) as trainer:
+            torch.manual_seed(0)
+            batch, _ = trainer._rollouts()
+            student, learner = trainer.student, trainer.learner
+            learner.accumulate(batch)
+            got = torch.cat([p.grad.flatten() for p in student.parameters])
+            threshold = learner._vds_threshold(batch)
+    student.model.zero_grad(set_to_none=True)
+    for one in batch:
+        mm, text = (
+            student.project(student.hidden_rows([one.prompt], [one.rollout], context)).log_softmax(
+                -1
+            )
+            for context in ("mm", "text")
+        )
+        wire = one.prompt.wire
+        question = qwen_reference.processor.tokenizer.decode(wire.text_ids)
+        question = question.removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
+        teacher_mm = qwen_reference.logprobs(question, wire.images, one.rollout.response_ids)
+        teacher_text = qwen_reference.logprobs(question, (), one.rollout.response_ids)
+        target = (text.detach() + teacher_mm - teacher_text).log_softmax(-1)
+        preserved = (torch.from_numpy(one.scores.vds.copy()) > threshold).float()
+        terms = (mm.exp() * (mm - teacher_mm)).sum(-1)
+        terms = terms + 2.0 * (mm.exp() * (mm - target)).sum(-1)
+        terms = terms + 0.5 * preserved * (text.exp() * (text - teacher_text)).sum(-1)
+        (terms.mean() / len(batch)).backward()
+    full = torch.cat([p.grad.flatten() for p in student.parameters])
+    assert full.abs().max() > 1e-2
+    torch.testing.assert_close(got, full, atol=1e-6, rtol=1e-6)
+
+
 def test_chunks_of_the_head_change_nothing(scored):
     trainer, batch = scored
     found = []
