@@ -25,7 +25,7 @@ from student_trainer.train import Trainer
 
 RESULTS = Path("benchmarks/results/lambda_choice.json")
 CONFIG = Path("examples/digits/demo.toml")
-LAMBDAS = (0.01, 1.0, 10.0, 30.0)
+LAMBDAS = (1.0, 3.0, 10.0)
 RATES = (5e-4, 1e-3)
 SEEDS = (0,)
 

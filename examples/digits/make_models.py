@@ -3,8 +3,7 @@
 Run from the repository root: `python -m examples.digits.make_models`. The teacher learns to read
 the pictures, and now and then answers without one, so that it has an opinion in the text-only
 context. The student learns the language first and then overfits on the pictures of a few digits:
-its sight stays weak and does not change when training goes on. Three digits are not among them, so
-it has come to believe, with a picture or without, that there are no such digits.
+its sight stays weak and does not change when training goes on.
 """
 
 import argparse
@@ -31,7 +30,7 @@ RECIPES = {
     "teacher": (Stage(steps=1400, learning_rate=2e-3, text_only=0.25, noise=1.0),),
     "student": (
         Stage(steps=600, learning_rate=1.5e-3, text_only=1.0),
-        Stage(steps=320, learning_rate=1.5e-3, text_only=0.25, images=15),
+        Stage(steps=320, learning_rate=1.5e-3, text_only=0.25, images_per_class=1),
     ),
 }
 
@@ -43,8 +42,8 @@ def make(name: str, processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGenerat
     for number, stage in enumerate(RECIPES[name]):
         logger.info("model=%s stage=%s", name, stage)
         digits = load_split("train")
-        if stage.images is not None:
-            digits = digits.first(stage.images)
+        if stage.images_per_class is not None:
+            digits = digits.first_of_each_class(stage.images_per_class)
         train(model, Batches(processor, digits, seed=SEED + number), stage)
     return model
 
@@ -76,9 +75,7 @@ def main() -> None:
         model = make(name, processor)
         save(model, processor, args.out / name)
         seconds = time.monotonic() - started
-        print(
-            f"{name}: validation accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s"
-        )
+        print(f"{name}: validation accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

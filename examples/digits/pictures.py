@@ -27,9 +27,10 @@ class Digits:
         """Return N."""
         return len(self.labels)
 
-    def first(self, count: int) -> "Digits":
-        """Return the first `count` images."""
-        return Digits(self.images[:count], self.labels[:count])
+    def first_of_each_class(self, count: int) -> "Digits":
+        """Return the first `count` images of each of the ten digits."""
+        rows = np.concatenate([np.flatnonzero(self.labels == label)[:count] for label in range(10)])
+        return Digits(self.images[rows], self.labels[rows])
 
 
 def load_split(name: str) -> Digits:

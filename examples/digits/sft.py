@@ -20,7 +20,7 @@ class Stage:
     steps: int
     learning_rate: float  # at its height
     text_only: float  # the fraction of samples that come without their picture
-    images: int | None = None  # of the training split's digits, the first ones; all where None
+    images_per_class: int | None = None  # of each of the ten digits; all there are where None
     noise: float = 0.0  # standard deviation added to pixels, which run from -1 to 1
     batch_size: int = 64
     warmup_steps: int = 50
