@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -47,37 +48,34 @@ def main() -> None:
         objectives[name] = ObjectiveConfig.model_validate(
             {"name": "vgs-lp", "gamma": 2.0, "lambda": lambda_}
         )
-    results: dict[str, object] = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        teacher_process(demo.teacher_config, Path(folder)) as address,
-    ):
-        for name, objective in objectives.items():
-            for rate in arguments.rates:
-                for seed in arguments.seeds:
-                    key = f"{name}_lr_{rate:g}_seed_{seed}"
-                    changes = {
-                        "objective": objective,
-                        "seed": seed,
-                        "steps": arguments.steps or demo.train.steps,
-                        "run_dir": Path(folder) / key,
-                        "teacher": demo.train.teacher.model_copy(update={"address": address}),
-                        "optimizer": demo.train.optimizer.model_copy(update={"lr": rate}),
-                        "eval": demo.train.eval.model_copy(update={"every": 0}),
-                    }
-                    accuracy = _validation_accuracy(demo.train.model_copy(update=changes))
-                    results[f"{key}_validation_accuracy"] = round(accuracy, 4)
-                    print(f"{key}: {accuracy:.3f}", flush=True)
-    results |= {
+    about = {
         "steps": arguments.steps or demo.train.steps,
         "gamma": 2.0,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {n: importlib.metadata.version(n) for n in ("torch", "transformers")},
         "date": datetime.date.today().isoformat(),
     }
-    if arguments.out.exists():
-        results = json.loads(arguments.out.read_text()) | results
-    arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+    settings = itertools.product(objectives.items(), arguments.rates, arguments.seeds)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        teacher_process(demo.teacher_config, Path(folder)) as address,
+    ):
+        for (name, objective), rate, seed in settings:
+            key = f"{name}_lr_{rate:g}_seed_{seed}"
+            changes = {
+                "objective": objective,
+                "seed": seed,
+                "steps": arguments.steps or demo.train.steps,
+                "run_dir": Path(folder) / key,
+                "teacher": demo.train.teacher.model_copy(update={"address": address}),
+                "optimizer": demo.train.optimizer.model_copy(update={"lr": rate}),
+                "eval": demo.train.eval.model_copy(update={"every": 0}),
+            }
+            accuracy = _validation_accuracy(demo.train.model_copy(update=changes))
+            print(f"{key}: {accuracy:.3f}", flush=True)
+            held = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+            held |= {f"{key}_validation_accuracy": round(accuracy, 4)} | about
+            arguments.out.write_text(json.dumps(held, indent=2) + "\n")
 
 
 def _validation_accuracy(config: TrainConfig) -> float:

@@ -75,7 +75,9 @@ def main() -> None:
         model = make(name, processor)
         save(model, processor, args.out / name)
         seconds = time.monotonic() - started
-        print(f"{name}: validation accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s")
+        print(
+            f"{name}: validation accuracy {accuracy(model, processor, rows):.3f}, {seconds:.0f} s"
+        )
 
 
 if __name__ == "__main__":
