@@ -1,4 +1,5 @@
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ def steps(folder: Path) -> list[float]:
 
 
 def write_steps(folder: Path, first: int, last: int, value: float = 0.0) -> None:
-    with MetricsLog(folder, first - 1) as metrics:
+    with closing(MetricsLog(folder, first - 1)) as metrics:
         for step in range(first, last + 1):
             metrics.write(step, {"loss/total": value})
 
 
 def test_a_line_has_its_step_its_time_and_its_values(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path / "run", 0) as metrics:
+    with closing(MetricsLog(tmp_path / "run", 0)) as metrics:
         metrics.write(1, {"loss/total": 0.5, "vds/mean": 2.0})
         # Readable while the run goes on.
         (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
