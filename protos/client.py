@@ -198,10 +198,9 @@ class TeacherClient:
         """Hand over a prompt; returns once the teacher has decoded and expanded it, within `deadline_s`."""
         self._check_alive()
         prompt_id = self._next_id()
+        self._send(pb.ClientMessage(put_prompt=prompt_to_proto(prompt, prompt_id)))
         acked: asyncio.Future[pb.PromptAck] = asyncio.get_running_loop().create_future()
         self._prompts[prompt_id] = acked
-        message = pb.ClientMessage(put_prompt=prompt_to_proto(prompt, prompt_id))
-        self._send(message)
         try:
             async with asyncio.timeout(self._deadline_s):
                 ack = await acked
@@ -231,9 +230,8 @@ class TeacherClient:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline_s
         request_id = self._next_id()
-        tokens = max(
-            1, len(item.response_ids)
-        )  # what it costs; an empty one is refused by the teacher
+        # What it costs; an empty response is the teacher's to refuse.
+        tokens = max(1, len(item.response_ids))
         self._check_length(tokens)
         pending = _Pending()
         sent = False

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,7 +107,7 @@ class Learner:
             for name, value in sums.items():
                 metrics[name] = metrics.get(name, 0.0) + value
         self.scale.end_step()
-        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in batch])
+        vds = _vds(batch)
         metrics |= {
             "vds/mean": float(vds.mean()),
             "vds/max": float(vds.max()),
@@ -115,7 +117,7 @@ class Learner:
 
     def _vds_threshold(self, batch: Sequence[ScoredRollout]) -> Tensor:
         """Q_0.7 of VDS over all response tokens of the optimizer batch (Eq. 16)."""
-        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in batch])
+        vds = _vds(batch)
         # torch.quantile stops at 16 million entries and interpolates as this does.
         rank = self._config.quantile * (len(vds) - 1)
         ordered = vds.double().sort().values
@@ -127,10 +129,10 @@ class Learner:
     ) -> dict[str, float]:
         device = self._student.device
         support = Support.from_scores([scored.scores for scored in part], self._vocab_size, device)
-        vds = torch.cat([torch.from_numpy(scored.scores.vds.copy()) for scored in part]).to(device)
+        preserved = (_vds(part) > threshold).to(device)
         lengths = torch.tensor([scored.scores.rows for scored in part])
         weights = response_weights(lengths, global_responses).to(device)
-        terms, watched = self._terms(part, support, vds > threshold.to(device))
+        terms, watched = self._terms(part, support, preserved)
         per_token = self._objective.per_token(terms, self._config.gamma, self._config.lambda_)
         total = weighted_sum(per_token, weights)
         if self.scale.measuring and terms.visual is not None:
@@ -174,14 +176,21 @@ class Learner:
         )
         return terms, watched
 
-    def _logprobs(self, part: Sequence[ScoredRollout], support: Support, context: str) -> Tensor:
+    def _logprobs(
+        self, part: Sequence[ScoredRollout], support: Support, context: Literal["mm", "text"]
+    ) -> Tensor:
         """Student's log-probabilities [R, K] under one context."""
         hidden = self._student.hidden_rows(
             [scored.prompt for scored in part],
             [scored.rollout for scored in part],
-            "mm" if context == "mm" else "text",
+            context,
         )
         return support_logprobs(hidden, self._project, support, self._batch.chunk_rows)
 
     def _project(self, hidden: Tensor) -> Tensor:
         return self._student.project(hidden)[:, : self._vocab_size]
+
+
+def _vds(part: Sequence[ScoredRollout]) -> Tensor:
+    """The teacher's VDS of all response tokens, f32 [R], nats."""
+    return torch.from_numpy(np.concatenate([scored.scores.vds for scored in part]))

@@ -61,8 +61,9 @@ class Student:
             "boi_token_id",
             "eoi_token_id",
             "image_token_index",
+            "vision_start_token_id",
+            "vision_end_token_id",
         )
-        names += ("vision_start_token_id", "vision_end_token_id")
         found = {getattr(o, n, None) for o in (self.model.config, self.processor) for n in names}
         ids = {i for i in (*found, self.pad_id) if isinstance(i, int) and 0 <= i < self.vocab_size}
         return ids - set(self.eos_ids)
