@@ -72,6 +72,10 @@ class Batcher:
         self._arrived.set()
         return await waiting.done
 
+    async def died(self) -> None:
+        """See Engine.died: an engine on a thread of this process lives as long as the process."""
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         """Let the running batch end, fail what still waits, free the threads."""
         self._closed = True

@@ -50,13 +50,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _read_config(arguments: list[str]) -> ServeConfig:
-    """TOML first (--config), then the other options over it."""
-    parser = argparse.ArgumentParser(add_help=False)
+    """TOML first (--config), then the other options over it. The kind of engine decides which options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--engine.kind", dest="engine")
     known, rest = parser.parse_known_args(arguments)
     values = tomllib.loads(known.config.read_text()) if known.config else {}
+    if known.engine is not None and values.get("engine", {}).get("kind") != known.engine:
+        values["engine"] = {"kind": known.engine}
     return tyro.cli(
-        ServeConfig,
+        tyro.conf.AvoidSubcommands[ServeConfig],
         args=rest,
         default=ServeConfig.model_validate(values),
         prog="teacher-server serve [--config TOML]",

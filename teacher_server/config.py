@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -80,6 +80,54 @@ class TransformersEngineConfig(Settings):
     """Rows whose full-vocabulary log-probabilities exist at a time: 256 rows of 152k are 0.15 GiB a copy."""
 
 
+class VllmEngineConfig(Settings):
+    """vLLM inside the server's process group: paged, continuously batched, parallel over GPUs."""
+
+    kind: Literal["vllm"] = "vllm"
+    """The engine."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights and the hidden states; logits and scores are float32 in any case."""
+    quantization: str | None = None
+    """vLLM's name of a quantisation, such as "fp8"; None: as the checkpoint says. The head is never quantised."""
+    revision: str | None = None
+    """Of a hub model."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that share every layer."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Groups of GPUs that share the layers out."""
+    data_parallel_size: int = Field(default=1, ge=1)
+    """Whole copies of the model. Both contexts of all responses to one prompt go to the same copy."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of a GPU's memory that vLLM plans with."""
+    kv_cache_gb: float | None = Field(default=None, gt=0)
+    """Gigabytes for keys and values; None: what the share of memory leaves. On a CPU say it."""
+    max_model_len: int | None = Field(default=None, ge=2)
+    """Longest expanded prompt with response, tokens; None: the model's own."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Requests in one step; a response takes two."""
+    max_batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens in one step; longer prompts are run in chunks."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens in a block of keys and values, the grain of prefix reuse; None: vLLM's choice, 32 on a CPU."""
+    enforce_eager: bool = False
+    """Run without compilation and CUDA graphs: starts sooner, runs slower."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the engine; None leaves vLLM's choice. For a GPU it means nothing."""
+    share_prefix: bool = True
+    """Reuse a prompt's keys and values, and its images' encodings, for all of its responses."""
+    image_cache_gb: float = Field(default=4.0, ge=0)
+    """Gigabytes of processed images that the engine keeps, so that a prompt's responses send them once."""
+    chunk_rows: int = Field(default=256, ge=1)
+    """Rows whose full-vocabulary log-probabilities exist at a time: 256 rows of 152k are 0.15 GiB a copy."""
+    max_parked: int = Field(default=4096, ge=1)
+    """Responses of which one context waits for the other, each with its rows' states on the device."""
+    pair_timeout_s: float = Field(default=60.0, gt=0)
+    """How often halves that nobody waits for any more are looked for and dropped."""
+
+
+EngineConfig = Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
+
+
 class LimitsConfig(Settings):
     """What a client may ask for. Published in Describe; every refusal names its limit."""
 
@@ -137,7 +185,7 @@ class ServeConfig(Settings):
     """How much the server says."""
     server: ServerConfig = ServerConfig()
     """Where the server listens."""
-    engine: TransformersEngineConfig = TransformersEngineConfig()
+    engine: EngineConfig = TransformersEngineConfig()
     """What computes the scores."""
     limits: LimitsConfig = LimitsConfig()
     """What a client may ask for."""

@@ -63,6 +63,10 @@ class TeacherCore:
             echo=echo(prepared.digest, scores.response_ids),
         )
 
+    async def died(self) -> None:
+        """See Engine.died."""
+        await self._engine.died()
+
     async def close(self) -> None:
         """Close the engine."""
         await self._engine.close()

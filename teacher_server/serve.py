@@ -19,7 +19,7 @@ from protos.channel import server_options
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import add_TeacherServicer_to_server
 from teacher_server.batcher import Batcher
-from teacher_server.config import ServeConfig
+from teacher_server.config import ServeConfig, VllmEngineConfig
 from teacher_server.core import TeacherCore
 from teacher_server.engines.engine import BatchEngine, Engine
 from teacher_server.servicer import Servicer
@@ -38,18 +38,20 @@ def serve(config: ServeConfig) -> None:
 
 async def start_engine(config: ServeConfig) -> Engine:
     """Load the engine that the configuration names; raises ValueError or OSError where it can't."""
+    named, limits = config.engine, config.limits.published()
+    if isinstance(named, VllmEngineConfig):
+        from teacher_server.engines.vllm_engine import VllmEngine
+
+        return await VllmEngine.start(
+            config.model, named, teacher_id=config.teacher_id, limits=limits
+        )
 
     def load() -> BatchEngine:
         from teacher_server.engines.transformers_engine import TransformersEngine
 
-        return TransformersEngine(
-            config.model,
-            config.engine,
-            teacher_id=config.teacher_id,
-            limits=config.limits.published(),
-        )
+        return TransformersEngine(config.model, named, teacher_id=config.teacher_id, limits=limits)
 
-    return await Batcher.start(load, config.engine.batch_wait_ms / 1000)
+    return await Batcher.start(load, named.batch_wait_ms / 1000)
 
 
 @contextlib.asynccontextmanager

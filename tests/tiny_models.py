@@ -62,8 +62,11 @@ def make_tokenizer(*special: str) -> PreTrainedTokenizerFast:
     )
 
 
-def make_qwen3_vl(folder: Path, seed: int) -> Path:
-    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, untied."""
+def make_qwen3_vl(folder: Path, seed: int, head_dim: int = 16) -> Path:
+    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, untied.
+
+    vLLM's attention on a CPU takes a `head_dim` from 32.
+    """
     tokenizer = make_tokenizer(
         "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
     )
@@ -82,12 +85,12 @@ def make_qwen3_vl(folder: Path, seed: int) -> Path:
             "num_hidden_layers": 3,
             "num_attention_heads": 6,
             "num_key_value_heads": 2,
-            "head_dim": 16,
+            "head_dim": head_dim,
             "max_position_embeddings": 512,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10_000.0,
-                "mrope_section": [4, 2, 2],
+                "mrope_section": [head_dim // 4, head_dim // 8, head_dim // 8],
                 "mrope_interleaved": True,
             },
             "pad_token_id": tokenizer.pad_token_id,

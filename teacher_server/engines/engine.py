@@ -60,6 +60,10 @@ class Engine(Protocol):
         """Scores of one job; raises a TeacherError. Cancelling the awaiting task drops the job."""
         ...
 
+    async def died(self) -> None:
+        """Returns when the engine can never score again; what waits for scores fails with Unavailable."""
+        ...
+
     async def close(self) -> None:
         """Finish what runs and free the device."""
         ...

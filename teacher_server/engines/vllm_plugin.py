@@ -1,0 +1,23 @@
+"""Makes the scoring architectures known to vLLM in every process of its own: a vllm.general_plugins entry point."""
+
+from __future__ import annotations
+
+from vllm.model_executor.models import ModelRegistry
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+PREFIX = "Scoring"
+"""Before the name of an architecture, such as Qwen3VLForConditionalGeneration."""
+MODULE = "teacher_server.engines.vllm_model"
+"""Where vLLM looks for a scoring class, once it is asked for."""
+
+
+def register() -> None:
+    """May be called again without harm."""
+    known = set(ModelRegistry.get_supported_archs())
+    for architecture in known:
+        name = PREFIX + architecture
+        if architecture.startswith(PREFIX) or name in known:
+            continue
+        ModelRegistry.register_model(name, f"{MODULE}:{name}")
+        if architecture in MODELS_CONFIG_MAP:
+            MODELS_CONFIG_MAP.setdefault(name, MODELS_CONFIG_MAP[architecture])
