@@ -1,13 +1,13 @@
 """Full-vocabulary statistics of response rows: union support, tails and exact VDS.
 
-R rows, D hidden size, V vocabulary. Row t scores token t of a response. Everything is float32 and stands for at
-most `chunk_rows` rows at a time, so that [T, V] never exists.
+R rows, D hidden size, V vocabulary, U entries. Row t scores token t of a response. Everything is float32 and stands
+for at most `chunk_rows` rows at a time, so that [T, V] never exists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from protos.scores import Scores
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states [R, D] -> float32 logits [R, V]."""
+CPU_BLOCK_ENTRIES = 2**20
+"""Numbers in one copy of a block: 4 MB."""
 
 
 class NotFinite(ArithmeticError):
@@ -45,14 +47,19 @@ def score_rows(
     chunks: list[Scores] = []
     for first in range(0, len(response), chunk_rows):
         rows = slice(first, min(first + chunk_rows, len(response)))
-        mm_logprobs = head(mm_hidden[rows]).log_softmax(-1)
-        text_logprobs = mm_logprobs
-        if text_hidden is not None:
-            text_logprobs = head(text_hidden[rows]).log_softmax(-1)
-        if not bool(mm_logprobs.isfinite().all() & text_logprobs.isfinite().all()):
-            raise NotFinite(f"logits of rows {rows.start} to {rows.stop - 1} are not finite")
-        members = _support(mm_logprobs, text_logprobs, response[rows], item, rows)
-        chunks.append(_pack(mm_logprobs, text_logprobs, response[rows], members))
+        wanted = _Wanted(item.k, item.vocab_size, response[rows], _candidates(item, rows, device))
+        mm_logits = head(mm_hidden[rows])
+        text_logits = None if text_hidden is None else head(text_hidden[rows])
+        for block in _blocks(mm_logits):
+            mm_logprobs = mm_logits[block].log_softmax(-1)
+            text_logprobs = None if text_logits is None else text_logits[block].log_softmax(-1)
+            for logprobs in (mm_logprobs, text_logprobs):
+                # Any NaN or infinity among the logits makes the sum of their log-softmax one.
+                if logprobs is not None and not bool(logprobs.sum(-1).isfinite().all()):
+                    raise NotFinite(
+                        f"logits of rows {rows.start} to {rows.stop - 1} are not finite"
+                    )
+            chunks.append(_score_block(mm_logprobs, text_logprobs, wanted.of(block)))
     return Scores.join(chunks)
 
 
@@ -75,65 +82,105 @@ def join_items(items: Sequence[ScoreItem]) -> ScoreItem:
 
 def visual_dependency(mm_logprobs: Tensor, text_logprobs: Tensor) -> Tensor:
     """VDS = KL(q_T(.|I,x) || q_T(.|x)), nats, [..., V] -> [...], clamped at 0 (paper Eq. 12)."""
-    return (mm_logprobs.exp() * (mm_logprobs - text_logprobs)).sum(-1).clamp_min(0)
+    return (mm_logprobs - text_logprobs).mul_(mm_logprobs.exp()).sum(-1).clamp_min(0)
 
 
-def top_k_mask(logprobs: Tensor, k: int) -> Tensor:
-    """Bool [R, V] with exactly min(k, V) members a row; of equal values the lower ids."""
+def top_k_ids(logprobs: Tensor, k: int) -> Tensor:
+    """The ids [R, min(k, V)] of the largest; of equal values the lower ids, in no order within a row."""
     vocabulary = logprobs.shape[-1]
     if k >= vocabulary:
-        return torch.ones_like(logprobs, dtype=torch.bool)
-    smallest = logprobs.topk(k, dim=-1).values[:, -1:]
-    above = logprobs > smallest
-    tied = logprobs == smallest
-    wanted = k - above.sum(-1, keepdim=True)
-    if bool((tied.sum(-1, keepdim=True) > wanted).any()):
-        tied &= tied.cumsum(-1) <= wanted
-    return above | tied
+        return torch.arange(vocabulary, device=logprobs.device).expand_as(logprobs)
+    values, ids = logprobs.topk(k + 1, dim=-1)
+    ids = ids[:, :k]
+    tied = values[:, k - 1] == values[:, k]  # which of them topk took is chance
+    if bool(tied.any()):
+        # A stable sort keeps equal values in the order of their ids.
+        ids[tied] = logprobs[tied].sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return ids
 
 
-def _support(
-    mm_logprobs: Tensor, text_logprobs: Tensor, response: Tensor, item: ScoreItem, rows: slice
-) -> Tensor:
-    """Bool [R, V]: both contexts' top-k, the candidates and the sampled token, within the student's vocabulary."""
-    members = torch.zeros_like(mm_logprobs, dtype=torch.bool)
-    shared = item.vocab_size or members.shape[-1]
-    members[:, :shared] = top_k_mask(mm_logprobs[:, :shared], item.k)
-    if text_logprobs is not mm_logprobs:
-        members[:, :shared] |= top_k_mask(text_logprobs[:, :shared], item.k)
-    if item.candidates is not None:
-        splits = torch.from_numpy(item.candidates.splits[rows.start : rows.stop + 1].astype("i8"))
-        ids = torch.from_numpy(item.candidates.ids[splits[0] : splits[-1]].astype("i8"))
-        row = torch.repeat_interleave(torch.arange(len(splits) - 1), splits.diff())
-        members[row.to(members.device), ids.to(members.device)] = True
-        members[:, shared:] = False
-    members.scatter_(1, response[:, None], True)
-    return members
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What is asked of R rows."""
+
+    k: int
+    vocab_size: int
+    """Ids at or above it stay out of the support, but for the sampled one; 0: V."""
+    response: Tensor
+    """i64 [R]"""
+    candidates: Tensor
+    """i64 [R, C], -1 where a row has fewer."""
+
+    def of(self, rows: slice) -> _Wanted:
+        return replace(self, response=self.response[rows], candidates=self.candidates[rows])
 
 
-def _pack(mm_logprobs: Tensor, text_logprobs: Tensor, response: Tensor, members: Tensor) -> Scores:
-    counts = members.sum(-1)
-    tail_mask = counts < members.shape[-1]
-    row, ids = members.nonzero(as_tuple=True)  # row by row, ids ascending
+def _candidates(item: ScoreItem, rows: slice, device: torch.device) -> Tensor:
+    """i64 [R, C], padded with -1."""
+    if item.candidates is None:
+        return torch.empty(rows.stop - rows.start, 0, dtype=torch.long, device=device)
+    splits = item.candidates.splits[rows.start : rows.stop + 1].astype(np.int64)
+    counts = np.diff(splits)
+    padded = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int64)
+    filled = np.arange(padded.shape[1]) < counts[:, None]
+    padded[filled] = item.candidates.ids[splits[0] : splits[-1]]
+    return torch.from_numpy(padded).to(device)
 
-    def tail(logprobs: Tensor) -> Tensor:
-        outside = logprobs.masked_fill(members, float("-inf")).logsumexp(-1)
-        return outside.where(tail_mask, 0.0)
 
-    def sampled(logprobs: Tensor) -> Tensor:
-        return logprobs.gather(1, response[:, None])[:, 0]
+def _blocks(logits: Tensor) -> list[slice]:
+    """Rows whose copies stay in a CPU's cache, on which every pass over [R, V] would else wait for memory."""
+    rows, vocabulary = logits.shape
+    size = rows if logits.is_cuda else max(1, CPU_BLOCK_ENTRIES // vocabulary)
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
+
+def _support(mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wanted) -> Tensor:
+    """Ids [R, U] in ascending order: both contexts' top-k, the candidates and the sampled token.
+
+    Ids may stand more than once: rows have supports of different sizes.
+    """
+    shared = wanted.vocab_size or mm_logprobs.shape[-1]
+    sampled = wanted.response[:, None]
+    parts = [sampled, top_k_ids(mm_logprobs[:, :shared], wanted.k)]
+    if text_logprobs is not None:
+        parts.append(top_k_ids(text_logprobs[:, :shared], wanted.k))
+    allowed = (wanted.candidates >= 0) & (wanted.candidates < shared)
+    parts.append(wanted.candidates.where(allowed, sampled))
+    return torch.cat(parts, dim=1).sort(dim=1).values
+
+
+def _score_block(mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wanted) -> Scores:
+    vocabulary = mm_logprobs.shape[-1]
+    ids = _support(mm_logprobs, text_logprobs, wanted)
+    first_of_its_kind = torch.ones_like(ids, dtype=torch.bool)
+    first_of_its_kind[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    counts = first_of_its_kind.sum(-1)
+    tail_mask = counts < vocabulary
+    if text_logprobs is None:
+        vds = torch.zeros_like(mm_logprobs[:, 0])
+    else:
+        vds = visual_dependency(mm_logprobs, text_logprobs)
+
+    def entries(logprobs: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the support, the sampled token and the tail; `logprobs` are used up."""
+        support = logprobs.gather(1, ids)[first_of_its_kind]
+        sampled = logprobs.gather(1, wanted.response[:, None])[:, 0]
+        tail = logprobs.scatter_(1, ids, float("-inf")).logsumexp(-1).where(tail_mask, 0.0)
+        return support.cpu().numpy(), sampled.cpu().numpy(), tail.cpu().numpy()
+
+    mm = entries(mm_logprobs)
+    text = mm if text_logprobs is None else entries(text_logprobs)
     splits = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return Scores(
         row_splits=splits.int().cpu().numpy(),
-        support_ids=ids.int().cpu().numpy(),
-        mm_logprobs=mm_logprobs[row, ids].cpu().numpy(),
-        text_logprobs=text_logprobs[row, ids].cpu().numpy(),
-        mm_tail=tail(mm_logprobs).cpu().numpy(),
-        text_tail=tail(text_logprobs).cpu().numpy(),
+        support_ids=ids[first_of_its_kind].int().cpu().numpy(),
+        mm_logprobs=mm[0],
+        text_logprobs=text[0],
+        mm_tail=mm[2],
+        text_tail=text[2],
         tail_mask=tail_mask.cpu().numpy(),
-        vds=visual_dependency(mm_logprobs, text_logprobs).cpu().numpy(),
-        sampled_mm_logprobs=sampled(mm_logprobs).cpu().numpy(),
-        sampled_text_logprobs=sampled(text_logprobs).cpu().numpy(),
-        response_ids=response.int().cpu().numpy(),
+        vds=vds.cpu().numpy(),
+        sampled_mm_logprobs=mm[1],
+        sampled_text_logprobs=text[1],
+        response_ids=wanted.response.int().cpu().numpy(),
     )

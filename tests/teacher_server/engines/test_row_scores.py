@@ -10,7 +10,7 @@ from protos.scores import Scores
 from teacher_server.engines.row_scores import (
     NotFinite,
     score_rows,
-    top_k_mask,
+    top_k_ids,
     visual_dependency,
 )
 
@@ -71,19 +71,23 @@ def test_scores_are_those_of_the_whole_vocabulary(rows: int, vocabulary: int, k:
 
 def test_of_equal_values_the_lower_ids_are_taken() -> None:
     values = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    assert top_k_mask(values, 2).int().tolist() == [[0, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
-    assert top_k_mask(values, 3).int().tolist() == [[0, 1, 1, 0, 1], [1, 1, 1, 0, 0]]
-    assert top_k_mask(values, 4).int().tolist() == [[1, 1, 1, 0, 1], [1, 1, 1, 1, 0]]
+    for k, expected in {
+        2: [[1, 2], [0, 1]],
+        3: [[1, 2, 4], [0, 1, 2]],
+        4: [[0, 1, 2, 4], [0, 1, 2, 3]],
+    }.items():
+        assert top_k_ids(values, k).sort().values.tolist() == expected
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 12, 13, 100])
 def test_a_top_k_has_exactly_its_size(k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(0, 3, (40, 12), generator=generator).float()  # ties everywhere
-    mask = top_k_mask(values, k)
-    assert mask.sum(-1).tolist() == [min(k, 12)] * 40
-    for row, members in zip(values, mask, strict=True):
-        assert set(members.nonzero()[:, 0].tolist()) == top(row, k)
+    ids = top_k_ids(values, k)
+    assert ids.shape == (40, min(k, 12))
+    for row, members in zip(values, ids.tolist(), strict=True):
+        assert set(members) == top(row, k)
+        assert len(members) == len(set(members))
 
 
 @pytest.mark.parametrize("k", [6, 1000])

@@ -1,0 +1,1 @@
+"""The vllm engine against stock vLLM: `make bench-vllm`."""
