@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from protos.teacher_info import Limits
 
@@ -189,3 +189,8 @@ class ServeConfig(Settings):
     """What computes the scores."""
     limits: LimitsConfig = LimitsConfig()
     """What a client may ask for."""
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _transformers_unless_said(cls, value: Any) -> Any:
+        return {"kind": "transformers"} | value if isinstance(value, dict) else value
