@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ SPECIAL = (
 )
 FIRST_WORD = len(SPECIAL)
 PATCH, MERGE = 8, 2
-IMAGE_SIDE = 256
-"""Pixels: (256 / 8 / 2) ** 2 = 256 image tokens."""
+IMAGE_IDS = tuple(map(SPECIAL.index, ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")))
+"""An image in a prompt, before expansion."""
 VISION = {
     "patch_size": PATCH,
     "merge_size": MERGE,
@@ -66,10 +67,13 @@ def random_ids(rng: np.random.Generator, count: int) -> list[int]:
     return rng.integers(FIRST_WORD, VOCABULARY, count).tolist()
 
 
-def random_image(rng: np.random.Generator) -> Image.Image:
-    """256 image tokens of noise."""
-    pixels = rng.integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+def random_image(rng: np.random.Generator, tokens: int) -> Image.Image:
+    """A square of noise, 16 pixels wide blocks, that becomes so many tokens."""
+    blocks = math.isqrt(tokens)
+    assert blocks**2 == tokens, "images are squares"
+    pixels = rng.integers(0, 256, (blocks, blocks, 3), dtype=np.uint8)
+    side = blocks * PATCH * MERGE
+    return Image.fromarray(pixels).resize((side, side))
 
 
 def _processor() -> Qwen3VLProcessor:
