@@ -22,7 +22,9 @@ commands:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, or 2 where the command line or configuration is wrong."""
+    """Run a command; returns its exit status: 2 where the command line or configuration is wrong, 1 where the engine
+    died, else 0.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 "no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file"
             )
-        _run_serve(config)
+        status = _run_serve(config)
     except ValidationError as error:
         for wrong in error.errors():
             place = ".".join(map(str, wrong["loc"]))
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"teacher-server serve: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 def _read_config(arguments: list[str]) -> ServeConfig:
@@ -67,7 +69,7 @@ def _read_config(arguments: list[str]) -> ServeConfig:
     )
 
 
-def _run_serve(config: ServeConfig) -> None:
+def _run_serve(config: ServeConfig) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
@@ -75,6 +77,11 @@ def _run_serve(config: ServeConfig) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-    from teacher_server.serve import serve
+    from teacher_server.serve import EngineDied, serve
 
-    serve(config)
+    try:
+        serve(config)
+    except EngineDied as error:
+        print(f"teacher-server serve: {error}", file=sys.stderr)
+        return 1
+    return 0

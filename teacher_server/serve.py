@@ -31,8 +31,12 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+class EngineDied(RuntimeError):
+    """The engine can never score again; a supervisor should start the process anew."""
+
+
 def serve(config: ServeConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; raises EngineDied where the engine ends before."""
     asyncio.run(_serve(config))
 
 
@@ -79,17 +83,30 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
         await core.close()
         raise OSError(f"can't bind {wanted}: is another server there?") from error
     await server.start()
-    for name in ("", SERVICE):
-        await health.set(name, SERVING)
+    await _set_health(health, SERVING)
+    undertaker = asyncio.create_task(_when_died(core, health))
     try:
         yield f"{host}:{port}"
     finally:
-        for name in ("", SERVICE):
-            await health.set(name, NOT_SERVING)
+        undertaker.cancel()
+        await _set_health(health, NOT_SERVING)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(servicer.drain(), config.server.grace_s)
         await server.stop(1.0)
         await core.close()
+
+
+async def _when_died(core: TeacherCore, health: HealthServicer) -> None:
+    await core.died()
+    log.critical("engine_died; nothing can be scored any more")
+    await _set_health(health, NOT_SERVING)
+
+
+async def _set_health(
+    health: HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
+) -> None:
+    for name in ("", SERVICE):
+        await health.set(name, status)
 
 
 async def _serve(config: ServeConfig) -> None:
@@ -106,8 +123,13 @@ async def _serve(config: ServeConfig) -> None:
         )
         if config.server.port_file is not None:
             _write_whole(config.server.port_file, address)
-        await stop.wait()
+        stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(engine.died())
+        await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+        died.cancel()
         log.info("draining grace_s=%g", config.server.grace_s)
+    if not stopped.done():
+        stopped.cancel()
+        raise EngineDied("the engine died; its log says why")
     log.info("stopped")
 
 

@@ -16,6 +16,8 @@ def serving(model: Path, **settings: Any) -> Iterator[str]:
     """Address of a server with `settings` (sections of ServeConfig) for `model`."""
     settings.setdefault("engine", {})
     settings["engine"] = {"device": "cpu", "threads": 1} | settings["engine"]
+    if settings["engine"].get("kind") == "vllm":
+        del settings["engine"]["device"]
     config = ServeConfig.model_validate(
         {"model": str(model), "server": {"port": 0, "grace_s": 5}} | settings
     )

@@ -13,6 +13,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -116,6 +120,57 @@ def make_qwen3_vl(folder: Path, seed: int, head_dim: int = 16) -> Path:
         tie_word_embeddings=False,
     )
     return _save(Qwen3VLForConditionalGeneration, config, processor, folder, seed)
+
+
+def make_qwen2_5_vl(folder: Path, seed: int) -> Path:
+    """Qwen2.5-VL: windowed vision attention, multimodal positions in sections that are not interleaved."""
+    tokenizer = make_tokenizer(
+        "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+    )
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**VISION),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**VISION),
+        chat_template=CHAT_TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+    id_of = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer) + 9,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [8, 4, 4],
+            },
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "depth": 3,
+            "num_heads": 2,
+            "patch_size": VISION["patch_size"],
+            "spatial_merge_size": VISION["merge_size"],
+            "temporal_patch_size": VISION["temporal_patch_size"],
+            "out_hidden_size": 64,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=id_of("<|image_pad|>"),
+        video_token_id=id_of("<|video_pad|>"),
+        vision_start_token_id=id_of("<|vision_start|>"),
+        vision_end_token_id=id_of("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    return _save(Qwen2_5_VLForConditionalGeneration, config, processor, folder, seed)
 
 
 def make_llava(folder: Path, seed: int) -> Path:

@@ -234,7 +234,9 @@ class StockServer:
                 started_s = time.thread_time()
                 decoded = json.loads(answer)
                 run.decode_s += time.thread_time() - started_s
-                found = decoded.get("choices", [decoded])[0]["prompt_logprobs"]
+                found = (decoded if "prompt_logprobs" in decoded else decoded["choices"][0])[
+                    "prompt_logprobs"
+                ]
                 assert len(found) == len(ids), "one entry per prompt token"
 
             started_s = time.perf_counter()

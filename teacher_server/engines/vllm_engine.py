@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -11,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,10 @@ CPU_BLOCK_SIZE = 32
 class PrefixStats:
     """Prompt tokens by context: `cached` of `asked` were not computed again."""
 
-    asked: Counter[str]
-    cached: Counter[str]
+    asked: Counter[str] = field(default_factory=Counter)
+    cached: Counter[str] = field(default_factory=Counter)
+    recomputed: int = 0
+    """Requests run again because a cached prefix reached into the response."""
 
     def hit_rate(self, context: ContextName) -> float:
         """Share of 1 of the tokens that came from the cache."""
@@ -67,7 +70,7 @@ class VllmEngine:
 
     def __init__(self, llm: AsyncLLM, info: TeacherInfo, config: VllmEngineConfig) -> None:
         self.info = info
-        self.prefix_stats = PrefixStats(Counter(), Counter())
+        self.prefix_stats = PrefixStats()
         self._llm = llm
         self._config = config
         processor = AutoProcessor.from_pretrained(llm.model_config.model, revision=config.revision)
@@ -78,6 +81,7 @@ class VllmEngine:
         self._live: set[str] = set()
         self._abandoned: set[str] = set()
         self._ranks: Counter[int] = Counter()
+        self._dead = asyncio.Event()
         self._dropping: asyncio.Task[None] | None = None
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -145,6 +149,7 @@ class VllmEngine:
         try:
             scores = await self._score_pair(job, key, rank)
         except EngineDeadError as error:
+            self._dead.set()
             raise Unavailable("the teacher's engine died; ask another replica") from error
         finally:
             self._live.discard(key)
@@ -155,8 +160,9 @@ class VllmEngine:
 
     async def died(self) -> None:
         """See Engine.died."""
-        while not self._llm.errored:
-            await asyncio.sleep(DEATH_WATCH_S)
+        while not (self._dead.is_set() or self._llm.errored):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), DEATH_WATCH_S)
 
     async def close(self) -> None:
         """See Engine.close."""
@@ -167,6 +173,13 @@ class VllmEngine:
     async def parked_pairs(self) -> int:
         """Halves that wait in the engine for the other context, as its first rank tells; 0 when nothing runs."""
         return len(await self._parked_keys())
+
+    async def drop_stale_pairs(self) -> None:
+        """Whatever is parked and not waited for goes, however it was left behind."""
+        parked = await self._parked_keys()
+        if stale := [key for key in parked if key not in self._live]:
+            log.warning("stale_pairs=%d", len(stale))
+            await self._drop(stale)
 
     async def _score_pair(self, job: Job, key: str, rank: int) -> Scores:
         halves = _halves(job, key)
@@ -181,7 +194,9 @@ class VllmEngine:
                     raise _not_finite()
             # Whatever did not park must be run again; if all did, one was evicted before the other came.
             todo = [c for c, (outcome, _) in outcomes.items() if outcome is not Outcome.PARKED]
-            skip_cache |= {c for c in todo if outcomes[c][0] is Outcome.INCOMPLETE}
+            incomplete = {c for c in todo if outcomes[c][0] is Outcome.INCOMPLETE}
+            self.prefix_stats.recomputed += len(incomplete)
+            skip_cache |= incomplete
             todo = todo or list(halves)
         raise Unavailable(
             f"the engine lost one context of the response {ATTEMPTS} times; its operator should raise max_parked"
@@ -256,13 +271,9 @@ class VllmEngine:
             await self._drop(keys)
 
     async def _sweep(self) -> None:
-        """Whatever is parked and not waited for goes, however it was left behind."""
         while not self._llm.errored:
             await asyncio.sleep(self._config.pair_timeout_s)
-            parked = await self._parked_keys()
-            if stale := [key for key in parked if key not in self._live]:
-                log.warning("stale_pairs=%d", len(stale))
-                await self._drop(stale)
+            await self.drop_stale_pairs()
 
     async def _drop(self, keys: list[str]) -> None:
         await self._llm.collective_rpc("drop_parked", args=(keys,))
