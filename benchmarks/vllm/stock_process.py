@@ -10,9 +10,9 @@ import json
 import sys
 import time
 
-from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from benchmarks.vllm.workload import Shape, stock_prompts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from transformers import PretrainedConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 SAMPLED_BYTES = 4096
 

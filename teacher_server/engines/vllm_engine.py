@@ -51,6 +51,9 @@ DROP_DELAY_S = 0.05
 CPU_BLOCK_SIZE = 32
 
 
+_Answer = tuple[Outcome | None, Scores | None]
+
+
 @dataclass
 class PrefixStats:
     """Prompt tokens by context: `cached` of `asked` were not computed again."""
@@ -80,7 +83,6 @@ class VllmEngine:
         self._keys = itertools.count()
         self._live: set[str] = set()
         self._abandoned: set[str] = set()
-        self._ranks: Counter[int] = Counter()
         self._dead = asyncio.Event()
         self._dropping: asyncio.Task[None] | None = None
         self._sweeper = asyncio.create_task(self._sweep())
@@ -142,20 +144,17 @@ class VllmEngine:
         """See Engine.score. Cancelling drops the work at vLLM's next step."""
         started_s = time.monotonic()
         key = str(next(self._keys))
-        rank = self._rank_of(job)
         self._live.add(key)
-        self._ranks[rank] += len(job.item.response_ids)
-        scores = None
         try:
-            scores = await self._score_pair(job, key, rank)
+            scores = await self._score_pair(job, key, self._rank_of(job))
         except EngineDeadError as error:
             self._dead.set()
             raise Unavailable("the teacher's engine died; ask another replica") from error
+        except BaseException:
+            self._abandon(key)
+            raise
         finally:
             self._live.discard(key)
-            self._ranks[rank] -= len(job.item.response_ids)
-            if scores is None:
-                self._abandon(key)
         return replace(scores, engine_s=time.monotonic() - started_s)
 
     async def died(self) -> None:
@@ -183,7 +182,7 @@ class VllmEngine:
 
     async def _score_pair(self, job: Job, key: str, rank: int) -> Scores:
         halves = _halves(job, key)
-        todo = list(halves)
+        todo: list[ContextName] = list(halves)
         skip_cache: set[ContextName] = set()
         for _ in range(ATTEMPTS):
             outcomes = await self._run_all(job, [halves[c] for c in todo], rank, skip_cache)
@@ -194,7 +193,7 @@ class VllmEngine:
                     raise _not_finite()
             # Whatever did not park must be run again; if all did, one was evicted before the other came.
             todo = [c for c, (outcome, _) in outcomes.items() if outcome is not Outcome.PARKED]
-            incomplete = {c for c in todo if outcomes[c][0] is Outcome.INCOMPLETE}
+            incomplete: set[ContextName] = {c for c in todo if outcomes[c][0] is Outcome.INCOMPLETE}
             self.prefix_stats.recomputed += len(incomplete)
             skip_cache |= incomplete
             todo = todo or list(halves)
@@ -204,11 +203,11 @@ class VllmEngine:
 
     async def _run_all(
         self, job: Job, halves: Sequence[HalfRequest], rank: int, skip_cache: set[ContextName]
-    ) -> dict[ContextName, tuple[Outcome | None, Scores | None]]:
+    ) -> dict[ContextName, _Answer]:
         """All at once; if one fails, the others are cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {
+                tasks: dict[ContextName, asyncio.Task[_Answer]] = {
                     half.context: group.create_task(
                         self._run(job, half, rank, half.context in skip_cache)
                     )
@@ -218,9 +217,7 @@ class VllmEngine:
             raise failed.exceptions[0] from None
         return {context: task.result() for context, task in tasks.items()}
 
-    async def _run(
-        self, job: Job, half: HalfRequest, rank: int, skip_cache: bool
-    ) -> tuple[Outcome | None, Scores | None]:
+    async def _run(self, job: Job, half: HalfRequest, rank: int, skip_cache: bool) -> _Answer:
         """One request; (None, None) where vLLM asks for it once more, with its images."""
         prompt: VllmPrompt = job.prompt.contexts
         cache = self._llm.renderer.mm_processor_cache
@@ -305,7 +302,7 @@ def _not_finite() -> InternalFault:
 
 def _generation_config(model: str, revision: str | None) -> GenerationConfig | None:
     try:
-        return GenerationConfig.from_pretrained(model, revision=revision)
+        return GenerationConfig.from_pretrained(model, revision=revision or "main")
     except OSError:  # a checkpoint need not have one
         return None
 

@@ -101,7 +101,7 @@ def outcome_from_bytes(data: np.ndarray) -> tuple[Outcome, Scores | None]:
     if outcome is not Outcome.SCORED:
         return outcome, None
     rows, entries = data[8:24].view("<i8").tolist()
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     start = 24
     for name, dtype in _LAYOUT.items():
         count = rows + 1 if name == "row_splits" else rows if name in PER_ROW else entries

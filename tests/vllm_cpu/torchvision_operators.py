@@ -1,12 +1,15 @@
 """Lets a torchvision linked against CUDA be imported beside a CPU build of torch. For the test environment only.
 
 The package index has torchvision for CUDA alone. Beside a CPU torch its compiled operators don't load, and its import
-stops where it describes `nms` and `qnms`, which no model here uses. `make test-vllm` copies this file into its
-environment, with a .pth file that imports it at every start, so that vLLM's own processes have it too.
+stops where it describes `nms` and `qnms`, which no model here uses. Run as a script, this file copies itself into the
+interpreter's environment, with a .pth file that imports it at every start: vLLM's own processes need it too.
 """
 
 import importlib.abc
+import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 
 class _DefineOperatorsFirst(importlib.abc.MetaPathFinder):
@@ -27,4 +30,15 @@ def _define() -> None:
     _define.keep = library  # type: ignore[attr-defined]  # the operators go when the library object does
 
 
-sys.meta_path.insert(0, _DefineOperatorsFirst())
+def install() -> None:
+    """Make every start of this interpreter import this module."""
+    packages = Path(sysconfig.get_path("purelib"))
+    shutil.copy(__file__, packages)
+    name = Path(__file__).stem
+    (packages / f"{name}.pth").write_text(f"import {name}\n")
+
+
+if __name__ == "__main__":
+    install()
+else:
+    sys.meta_path.insert(0, _DefineOperatorsFirst())
