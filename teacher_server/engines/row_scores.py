@@ -20,6 +20,9 @@ Head = Callable[[Tensor], Tensor]
 """Hidden states [R, D] -> float32 logits [R, V]."""
 CPU_BLOCK_ENTRIES = 2**20
 """Numbers in one copy of a block: 4 MB."""
+CPU_GROUP = 32
+SMALL_MASS = 1e-25
+"""Below it float32 loses the smaller of the probabilities that a tail is the sum of."""
 
 
 class NotFinite(ArithmeticError):
@@ -80,9 +83,15 @@ def join_items(items: Sequence[ScoreItem]) -> ScoreItem:
     return replace(items[0], response_ids=response_ids, candidates=candidates)
 
 
-def visual_dependency(mm_logprobs: Tensor, text_logprobs: Tensor) -> Tensor:
-    """VDS = KL(q_T(.|I,x) || q_T(.|x)), nats, [..., V] -> [...], clamped at 0 (paper Eq. 12)."""
-    return (mm_logprobs - text_logprobs).mul_(mm_logprobs.exp()).sum(-1).clamp_min(0)
+def visual_dependency(
+    mm_logprobs: Tensor, text_logprobs: Tensor, mm_probs: Tensor | None = None
+) -> Tensor:
+    """VDS = KL(q_T(.|I,x) || q_T(.|x)), nats, [..., V] -> [...], clamped at 0 (paper Eq. 12).
+
+    `mm_probs` are exp(mm_logprobs), where the caller has them.
+    """
+    mm_probs = mm_logprobs.exp() if mm_probs is None else mm_probs
+    return (mm_logprobs - text_logprobs).mul_(mm_probs).sum(-1).clamp_min(0)
 
 
 def top_k_ids(logprobs: Tensor, k: int) -> Tensor:
@@ -90,13 +99,31 @@ def top_k_ids(logprobs: Tensor, k: int) -> Tensor:
     vocabulary = logprobs.shape[-1]
     if k >= vocabulary:
         return torch.arange(vocabulary, device=logprobs.device).expand_as(logprobs)
-    values, ids = logprobs.topk(k + 1, dim=-1)
+    values, ids = _largest(logprobs, k + 1)
     ids = ids[:, :k]
     tied = values[:, k - 1] == values[:, k]  # which of them topk took is chance
     if bool(tied.any()):
         # A stable sort keeps equal values in the order of their ids.
         ids[tied] = logprobs[tied].sort(dim=-1, descending=True, stable=True).indices[:, :k]
     return ids
+
+
+def _largest(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values and ids [R, count] of the largest, in descending order; which of equal ones is chance.
+
+    On a CPU they are looked for in the `count` groups of neighbours with the largest maxima: no other group can hold
+    one that is larger than the last of these maxima.
+    """
+    rows, vocabulary = logprobs.shape
+    groups = vocabulary // CPU_GROUP
+    if logprobs.is_cuda or groups < 4 * count:
+        return logprobs.topk(count, dim=-1)
+    maxima = logprobs[:, : groups * CPU_GROUP].unflatten(1, (groups, CPU_GROUP)).amax(-1)
+    members = maxima.topk(count).indices[:, :, None] * CPU_GROUP + torch.arange(CPU_GROUP)
+    rest = torch.arange(groups * CPU_GROUP, vocabulary).expand(rows, -1)
+    members = torch.cat([members.flatten(1), rest], dim=1)
+    values, where = logprobs.gather(1, members).topk(count)
+    return values, members.gather(1, where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,20 +183,21 @@ def _score_block(mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wan
     first_of_its_kind[:, 1:] = ids[:, 1:] != ids[:, :-1]
     counts = first_of_its_kind.sum(-1)
     tail_mask = counts < vocabulary
+    mm_probs = mm_logprobs.exp()
     if text_logprobs is None:
         vds = torch.zeros_like(mm_logprobs[:, 0])
     else:
-        vds = visual_dependency(mm_logprobs, text_logprobs)
+        vds = visual_dependency(mm_logprobs, text_logprobs, mm_probs)
 
-    def entries(logprobs: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the support, the sampled token and the tail; `logprobs` are used up."""
+    def entries(logprobs: Tensor, probs: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the support, the sampled token and the tail; `probs` are used up."""
         support = logprobs.gather(1, ids)[first_of_its_kind]
         sampled = logprobs.gather(1, wanted.response[:, None])[:, 0]
-        tail = logprobs.scatter_(1, ids, float("-inf")).logsumexp(-1).where(tail_mask, 0.0)
+        tail = _tail(logprobs, probs, ids).where(tail_mask, 0.0)
         return support.cpu().numpy(), sampled.cpu().numpy(), tail.cpu().numpy()
 
-    mm = entries(mm_logprobs)
-    text = mm if text_logprobs is None else entries(text_logprobs)
+    mm = entries(mm_logprobs, mm_probs)
+    text = mm if text_logprobs is None else entries(text_logprobs, text_logprobs.exp())
     splits = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return Scores(
         row_splits=splits.int().cpu().numpy(),
@@ -184,3 +212,14 @@ def _score_block(mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wan
         sampled_text_logprobs=text[1],
         response_ids=wanted.response.int().cpu().numpy(),
     )
+
+
+def _tail(logprobs: Tensor, probs: Tensor, ids: Tensor) -> Tensor:
+    """Log of the mass outside `ids` [R, U], summed over what is outside, never as 1 - sum; [R], nats."""
+    mass = probs.scatter_(1, ids, 0.0).sum(-1)
+    tail = mass.log()
+    small = mass < SMALL_MASS
+    if bool(small.any()):
+        outside = logprobs[small].scatter_(1, ids[small], float("-inf"))
+        tail[small] = outside.logsumexp(-1)
+    return tail

@@ -90,6 +90,27 @@ def test_a_top_k_has_exactly_its_size(k: int) -> None:
         assert len(members) == len(set(members))
 
 
+@pytest.mark.parametrize("vocabulary", [1024, 3001, 4095])
+@pytest.mark.parametrize("distinct", [3, 500, 10**6])
+def test_the_top_k_of_a_large_vocabulary(vocabulary: int, distinct: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    values = torch.randint(0, distinct, (5, vocabulary), generator=generator).float()
+    ids = top_k_ids(values, 7)
+    for row, members in zip(values, ids.tolist(), strict=True):
+        assert set(members) == top(row, 7)
+
+
+@pytest.mark.parametrize("depth", [20.0, 60.0, 90.0, 200.0, 1000.0])
+def test_a_tail_far_below_the_rest_keeps_its_digits(depth: float) -> None:
+    """Beyond 88 nats its probabilities are 0 in float32."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    logits[:, 10:] -= depth
+    scores = score_rows(logits, logits.clone(), identity, item([0, 1, 2], k=10), chunk_rows=8)
+    expected = logits.double().log_softmax(-1)[:, 10:].logsumexp(-1)
+    np.testing.assert_allclose(scores.mm_tail, expected, rtol=1e-6)
+    np.testing.assert_allclose(scores.text_tail, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("k", [6, 1000])
 def test_a_covered_vocabulary_has_no_tail(k: int) -> None:
     mm, text = heavy_tailed(3, 6)

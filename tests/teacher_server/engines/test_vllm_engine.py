@@ -13,7 +13,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 
 pytest.importorskip("vllm")
@@ -23,6 +22,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
+import psutil
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
