@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm check check-vllm format stubs bench bench-vllm clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -28,7 +28,10 @@ test: $(READY)  ## run all tests (TEST_FLAGS="-k loss" for some)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 test-vllm: $(VLLM_READY)  ## run the tests that need vLLM, on its CPU build
-	$(VLLM_BIN)/python -m pytest -m vllm -W default tests/teacher_server $(TEST_FLAGS)
+	$(VLLM_BIN)/python -m pytest -m "vllm and not long" -W default tests/teacher_server $(TEST_FLAGS)
+
+test-vllm-long: $(VLLM_READY)  ## the same over two tensor-parallel and two data-parallel ranks
+	$(VLLM_BIN)/python -m pytest -m "vllm and long" -W default tests/teacher_server $(TEST_FLAGS)
 
 check: $(READY)  ## lint, formatting, types, stub drift
 	$(BIN)/ruff format --check .

@@ -80,7 +80,7 @@ class VllmEngine:
         placeholder = info.special_ids.image_placeholder
         self._renderer = PromptRenderer(llm.model_config, processor, placeholder)
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._keys = itertools.count()
+        self._keys, self._runs = itertools.count(), itertools.count()
         self._live: set[str] = set()
         self._abandoned: set[str] = set()
         self._dead = asyncio.Event()
@@ -170,7 +170,7 @@ class VllmEngine:
         self._llm.shutdown()
 
     async def parked_pairs(self) -> int:
-        """Halves that wait in the engine for the other context, as its first rank tells; 0 when nothing runs."""
+        """Halves that wait in the engine for the other context; 0 when nothing runs."""
         return len(await self._parked_keys())
 
     async def drop_stale_pairs(self) -> None:
@@ -227,19 +227,18 @@ class VllmEngine:
             skip_reading_prefix_cache=skip_cache or not self._config.share_prefix,
             extra_kwargs=half.to_kwargs(),
         )
-        queue = await self._llm.add_request(
-            f"{half.pair}-{half.context}",
-            engine_input,
-            params,
-            data_parallel_rank=rank if self._config.data_parallel_size > 1 else None,
-        )
+        request_id = f"{half.pair}-{half.context}-{next(self._runs)}"
         try:
+            queue = await self._llm.add_request(
+                request_id,
+                engine_input,
+                params,
+                data_parallel_rank=rank if self._config.data_parallel_size > 1 else None,
+            )
             output: Any = await queue.get()
         except asyncio.CancelledError:
-            await self._llm.abort(queue.request_id, internal=True)
+            await self._llm.abort(request_id)
             raise
-        finally:
-            queue.close()
         if output.error is not None:
             return None, None
         data = output.outputs.data.numpy()
@@ -276,7 +275,11 @@ class VllmEngine:
         await self._llm.collective_rpc("drop_parked", args=(keys,))
 
     async def _parked_keys(self) -> list[str]:
-        return max(await self._llm.collective_rpc("parked_keys"), key=len)
+        """Of all copies of the model; within one, ranks that score hold the same and others nothing."""
+        copies = await self._llm.engine_core.call_utility_all_async(
+            "collective_rpc", "parked_keys", None, (), None
+        )
+        return [key for ranks in copies for key in max(ranks, key=len)]
 
 
 def _halves(job: Job, key: str) -> dict[ContextName, HalfRequest]:

@@ -298,6 +298,22 @@ async def test_another_family_in_long_steps(tmp_path: Path, photographs) -> None
         assert await settled(found.engine) == 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["tensor_parallel_size", "data_parallel_size"])
+async def test_two_ranks(wide_qwen: Path, photographs, parallel: str) -> None:
+    """Split or doubled, the answers are the same, and nothing stays parked on any rank."""
+    cases = [
+        (QUESTION, (noise(i, (64, 64), "PNG"),), random_response(10 * i + j, 5 + j))
+        for i in range(4)
+        for j in range(3)
+    ]
+    async with served(wide_qwen, max_batch_tokens=64, **{parallel: 2}) as found:
+        for _ in range(2):  # the second time from the cache
+            found.check(await found.score(cases, k=5), cases)
+        assert await settled(found.engine) == 0
+        assert found.engine.prefix_stats.cached["mm"] > 0
+
+
 @pytest.fixture
 def process(wide_qwen: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     port_file = tmp_path / "port"
