@@ -9,7 +9,7 @@ import numpy as np
 
 from protos.arrays import AnyArray, Ids
 from protos.errors import ErrorDetail, InvalidItem, TeacherError, code_number, error_from_code
-from protos.item import Candidates, ScoreDType, ScoreItem
+from protos.item import Candidates, Priority, ScoreDType, ScoreItem
 from protos.prompt import Prompt
 from protos.scores import PER_ENTRY, PER_ROW, Scores
 from protos.v1 import teacher_pb2 as pb
@@ -21,6 +21,11 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.U8: np.dtype("u1"),
 }
 _WIRE_DTYPES: dict[ScoreDType, pb.DType] = {"f32": pb.F32, "f16": pb.F16}
+_WIRE_PRIORITIES: dict[Priority, pb.Priority] = {
+    "train": pb.PRIORITY_TRAIN,
+    "score": pb.PRIORITY_SCORE,
+}
+_PRIORITIES: dict[int, Priority] = {wire: name for name, wire in _WIRE_PRIORITIES.items()}
 F16_MAX = float(np.finfo(np.float16).max)
 CHUNK_BYTES = 1 << 20
 """A chunk of scores aims to stay below it, so that no single message holds up a stream."""
@@ -121,6 +126,7 @@ def item_to_proto(item: ScoreItem, request_id: int, prompt_id: int) -> pb.ScoreR
         k=item.k,
         dtype=_WIRE_DTYPES[item.dtype],
         deadline_ms=0 if item.deadline_s is None else max(1, round(item.deadline_s * 1000)),
+        priority=_WIRE_PRIORITIES[item.priority],
         vocab_size=item.vocab_size,
     )
     if item.candidates is not None:
@@ -152,6 +158,7 @@ def item_from_proto(message: pb.ScoreRequest) -> ScoreItem:
         candidates=candidates,
         dtype="f16" if message.dtype == pb.F16 else "f32",
         deadline_s=message.deadline_ms / 1000 if message.deadline_ms else None,
+        priority=_PRIORITIES[message.priority],
         vocab_size=message.vocab_size,
     )
 
@@ -172,8 +179,8 @@ def unsupported_request_part(message: pb.ScoreRequest) -> str | None:
         return "response_mask"
     if message.first_row or message.end_row:
         return "row_range"
-    if message.priority != pb.PRIORITY_TRAIN:
-        return "priority"
+    if message.priority not in _PRIORITIES:
+        return f"priority {message.priority}"
     return None
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from protos.arrays import Ids, as_ids
 
 ScoreDType = Literal["f32", "f16"]
+Priority = Literal["train", "score"]
+"""A trainer waits for the first; the second fills the time that is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +53,4 @@ class ScoreItem:
     """Seconds from the server's receipt to its answer; None: no deadline."""
     vocab_size: int = 0
     """Ids at or above it stay out of the support; 0: the teacher's own vocabulary."""
+    priority: Priority = "train"

@@ -1,4 +1,4 @@
-"""Makes an asynchronous Engine of a BatchEngine: packs waiting jobs by token budget, one batch at a time."""
+"""Makes an asynchronous Engine of a BatchEngine: packs waiting jobs by token budget, one batch at a time, in turns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
 from teacher_server.engines.engine import BatchEngine, Job, PreparedPrompt
+from teacher_server.fair_queue import FairQueue, Turn
 
 log = logging.getLogger(__name__)
 
@@ -30,28 +30,39 @@ class _Waiting:
 
 
 class Batcher:
-    """First come first served, except that responses to the first one's prompt may join its batch early.
+    """Clients take turns by tokens; responses to the first one's prompt may join its batch early.
+
+    A batch that only jobs of priority "score" wait for is kept small, so that one of "train" need not wait long.
 
     The engine is made, and always called, on one thread of its own; prompts are prepared on another, so that
     decoding and preprocessing run while the engine scores.
     """
 
-    def __init__(self, engine: BatchEngine, on_engine: ThreadPoolExecutor, wait_s: float) -> None:
+    def __init__(
+        self,
+        engine: BatchEngine,
+        on_engine: ThreadPoolExecutor,
+        wait_s: float,
+        score_batch_tokens: int,
+    ) -> None:
         self._engine = engine
+        self._score_batch_tokens = score_batch_tokens
         self._on_engine = on_engine
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._wait_s = wait_s
-        self._queue: deque[_Waiting] = deque()
+        self._queue: FairQueue[_Waiting] = FairQueue()
         self._arrived = asyncio.Event()
         self._closed = False
         self._runner = asyncio.create_task(self._run())
 
     @classmethod
-    async def start(cls, make_engine: Callable[[], BatchEngine], wait_s: float) -> Batcher:
+    async def start(
+        cls, make_engine: Callable[[], BatchEngine], wait_s: float, score_batch_tokens: int
+    ) -> Batcher:
         """Load the engine on its thread and start taking jobs."""
         on_engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
         engine = await asyncio.get_running_loop().run_in_executor(on_engine, make_engine)
-        return cls(engine, on_engine, wait_s)
+        return cls(engine, on_engine, wait_s, score_batch_tokens)
 
     @property
     def info(self) -> TeacherInfo:
@@ -68,9 +79,12 @@ class Batcher:
         if self._closed:
             raise Unavailable("the teacher is shutting down; ask another replica")
         waiting = _Waiting(job, asyncio.get_running_loop().create_future(), time.monotonic())
-        self._queue.append(waiting)
+        turn = self._queue.push(waiting, job.client, job.cost, job.item.priority)
         self._arrived.set()
-        return await waiting.done
+        try:
+            return await waiting.done
+        finally:
+            self._queue.withdraw(turn)
 
     async def died(self) -> None:
         """See Engine.died: an engine on a thread of this process lives as long as the process."""
@@ -81,9 +95,9 @@ class Batcher:
         self._closed = True
         self._arrived.set()
         await self._runner
-        for waiting in self._queue:
-            if not waiting.done.done():
-                waiting.done.set_exception(Unavailable("the teacher shut down"))
+        for turn in self._queue.in_order():
+            if not turn.item.done.done():
+                turn.item.done.set_exception(Unavailable("the teacher shut down"))
         self._on_engine.shutdown()
         self._on_prepare.shutdown()
 
@@ -102,24 +116,27 @@ class Batcher:
                 self._arrived.clear()
 
     def _next_batch(self) -> list[_Waiting]:
-        """The oldest job, its prompt's others, then the queue's order, within the token budget."""
-        waiting = [w for w in self._queue if not w.done.done()]
-        if not waiting:
-            self._queue.clear()
+        """Whose turn it is, the others of its prompt, then the queue's order, within the token budget."""
+        turns = [turn for turn in self._queue.in_order() if not turn.item.done.done()]
+        if not turns:
             return []
-        first = waiting[0].job.prompt.digest
-        waiting.sort(key=lambda w: w.job.prompt.digest != first)  # stable: arrival order otherwise
-        batch: list[_Waiting] = []
+        first = turns[0]
+        budget = self._engine.max_batch_tokens
+        if first.priority == "score":
+            budget = min(budget, self._score_batch_tokens)
+        prompt = first.item.job.prompt.digest
+        # Stable: the queue's order otherwise. They are of one client, and charged to it like any other.
+        turns.sort(key=lambda turn: turn.item.job.prompt.digest != prompt)
+        batch: list[Turn[_Waiting]] = []
         longest = contexts = 0
-        for candidate in waiting[: self._engine.max_batch_jobs]:
-            longest = max(longest, candidate.job.longest)
+        for turn in turns[: self._engine.max_batch_jobs]:
+            longest = max(longest, turn.item.job.longest)
             contexts += 2
-            if batch and longest * contexts > self._engine.max_batch_tokens:
+            if batch and longest * contexts > budget:
                 break
-            batch.append(candidate)
-        taken = set(map(id, batch))
-        self._queue = deque(w for w in self._queue if id(w) not in taken and not w.done.done())
-        return batch
+            batch.append(turn)
+        self._queue.take(batch)
+        return [turn.item for turn in batch]
 
     def _score(self, jobs: list[Job]) -> list[Scores | TeacherError]:
         try:

@@ -70,6 +70,8 @@ class TransformersEngineConfig(Settings):
     flight."""
     max_batch_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens in one forward pass, both contexts counted."""
+    score_batch_tokens: int = Field(default=4096, ge=1)
+    """The same where nobody trains: jobs of priority "score" fill idle time, and a trainer's wait at most this long."""
     batch_wait_ms: float = Field(default=1.0, ge=0)
     """How long an idle engine waits for company before it takes a first item, milliseconds."""
     share_prefix: bool = True
@@ -119,6 +121,9 @@ class VllmEngineConfig(Settings):
     """Gigabytes of processed images that the engine keeps, so that a prompt's responses send them once."""
     chunk_rows: int = Field(default=256, ge=1)
     """Rows whose full-vocabulary log-probabilities exist at a time: 256 rows of 152k are 0.15 GiB a copy."""
+    admitted_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of both contexts that vLLM has to schedule at a time; others wait their client's turn before it. None:
+    four full steps."""
     max_parked: int = Field(default=4096, ge=1)
     """Responses of which one context waits for the other, each with its rows' states on the device."""
     pair_timeout_s: float = Field(default=60.0, gt=0)

@@ -39,8 +39,10 @@ class TeacherCore:
         )
         return await self._engine.prepare(prompt, images)
 
-    async def score(self, prompt: Awaitable[PreparedPrompt], item: ScoreItem) -> Scores:
-        """Scores with the teacher's name and the echo of what was scored.
+    async def score(
+        self, prompt: Awaitable[PreparedPrompt], item: ScoreItem, client: str
+    ) -> Scores:
+        """Scores with the teacher's name and the echo of what was scored. Clients take turns.
 
         The item's deadline runs from this call; a `prompt` still being prepared is waited for.
         """
@@ -48,7 +50,7 @@ class TeacherCore:
             async with asyncio.timeout(item.deadline_s):
                 prepared = await _usable(prompt)
                 check_item(item, prepared.mm_length, prepared.text_length, self.info)
-                scores = await self._engine.score(Job(prepared, item))
+                scores = await self._engine.score(Job(prepared, item, client))
         except TimeoutError as error:
             if isinstance(error, TeacherError):
                 raise

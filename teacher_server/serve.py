@@ -55,7 +55,7 @@ async def start_engine(config: ServeConfig) -> Engine:
 
         return TransformersEngine(config.model, named, teacher_id=config.teacher_id, limits=limits)
 
-    return await Batcher.start(load, named.batch_wait_ms / 1000)
+    return await Batcher.start(load, named.batch_wait_ms / 1000, named.score_batch_tokens)
 
 
 @contextlib.asynccontextmanager

@@ -43,7 +43,7 @@ class Servicer(TeacherServicer):
         peer = context.peer()  # asked now: once the call is over, asking crashes grpcio
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
-        stream = Stream(self._core, self._window_tokens)
+        stream = Stream(self._core, self._window_tokens, client=peer)
         self._streams.add(stream)
         log.info("stream_opened peer=%s open=%d", peer, len(self._streams))
         try:

@@ -52,8 +52,9 @@ class _HeldPrompt:
 class Stream:
     """Reads everything as it comes, answers as results are ready. Its state ends with it."""
 
-    def __init__(self, core: TeacherCore, window_tokens: int) -> None:
+    def __init__(self, core: TeacherCore, window_tokens: int, client: str) -> None:
         self._core = core
+        self._client = client
         self._limits = core.info.limits
         self._prompts: dict[int, _HeldPrompt] = {}
         self._items: dict[int, asyncio.Task[None]] = {}
@@ -261,7 +262,7 @@ class Stream:
                 f"prompt {message.prompt_id} is not held by this stream; put it first",
                 ErrorDetail("prompt_id", str(message.prompt_id)),
             )
-        scores = await self._core.score(held.ready, item)
+        scores = await self._core.score(held.ready, item, self._client)
         return list(
             scores_to_protos(scores, message.request_id, item.dtype, self._limits.max_chunk_rows)
         )

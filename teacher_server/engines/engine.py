@@ -37,6 +37,13 @@ class Job:
 
     prompt: PreparedPrompt
     item: ScoreItem
+    client: str = ""
+    """Whose turn it takes: see teacher_server.fair_queue."""
+
+    @property
+    def cost(self) -> int:
+        """Tokens that a forward pass over both contexts sees at most."""
+        return self.prompt.mm_length + self.prompt.text_length + 2 * len(self.item.response_ids)
 
     @property
     def longest(self) -> int:

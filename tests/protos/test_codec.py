@@ -134,16 +134,18 @@ def test_prompts(mm_ids, text_ids, images, fingerprints, expected, prompt_id) ->
     dtype=st.sampled_from(["f32", "f16"]),
     deadline_ms=st.none() | st.integers(1, 2**32 - 1),
     vocab_size=st.integers(0, 2**32 - 1),
+    priority=st.sampled_from(["train", "score"]),
 )
-def test_items(response, k, rows, dtype, deadline_ms, vocab_size) -> None:
+def test_items(response, k, rows, dtype, deadline_ms, vocab_size, priority) -> None:
     candidates = None if rows is None else Candidates.from_rows(rows)
     deadline_s = None if deadline_ms is None else deadline_ms / 1000
-    item = ScoreItem(response, k, candidates, dtype, deadline_s, vocab_size)
+    item = ScoreItem(response, k, candidates, dtype, deadline_s, vocab_size, priority)
     message = over_the_wire(codec.item_to_proto(item, 7, 8))
     got = codec.item_from_proto(message)
     assert (message.request_id, message.prompt_id) == (7, 8)
     assert np.array_equal(got.response_ids, response)
     assert (got.k, got.dtype, got.vocab_size) == (k, dtype, vocab_size)
+    assert got.priority == priority
     assert got.deadline_s == deadline_s
     assert codec.unsupported_request_part(message) is None
     if rows is None:

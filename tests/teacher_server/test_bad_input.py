@@ -325,7 +325,7 @@ UNIMPLEMENTED = {
         pb.Array(data=b"\x01", dtype=pb.U8, shape=[1])
     ),
     "row_range": lambda m: setattr(m, "end_row", 1),
-    "priority": lambda m: setattr(m, "priority", pb.PRIORITY_SCORE),
+    "priority 9": lambda m: setattr(m, "priority", 9),
 }
 UNIMPLEMENTED_PROMPTS = {
     "chat": lambda m: m.chat.SetInParent(),

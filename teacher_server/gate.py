@@ -1,0 +1,54 @@
+"""Lets jobs into an engine that has a scheduler of its own, in turns, as it has room.
+
+Without it a client that sends all it has fills the engine's queue, and the others' jobs wait behind it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from teacher_server.engines.engine import Job
+from teacher_server.fair_queue import FairQueue
+
+
+@dataclass(eq=False)
+class _Entry:
+    cost: int
+    opened: asyncio.Future[None]
+
+
+class Gate:
+    """At most `capacity` tokens inside, a single job of any size excepted."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._inside = 0
+        self._queue: FairQueue[_Entry] = FairQueue()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, job: Job) -> AsyncIterator[None]:
+        """Wait for this job's turn; it is inside until the context is left."""
+        entry = _Entry(job.cost, asyncio.get_running_loop().create_future())
+        place = self._queue.push(entry, job.client, job.cost, job.item.priority)
+        self._open()
+        try:
+            await entry.opened
+            yield
+        finally:
+            self._queue.withdraw(place)
+            if entry.opened.done() and not entry.opened.cancelled():
+                self._inside -= entry.cost
+            self._open()
+
+    def _open(self) -> None:
+        while waiting := self._queue.in_order():
+            entry = waiting[0].item
+            if self._inside and self._inside + entry.cost > self._capacity:
+                return
+            self._queue.take(waiting[:1])
+            if not entry.opened.done():  # else it was cancelled this moment
+                self._inside += entry.cost
+                entry.opened.set_result(None)
