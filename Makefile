@@ -40,7 +40,7 @@ check: $(READY)  ## lint, formatting, types, stub drift
 	$(BIN)/python -m pytest -q tests/protos/test_stubs.py
 
 check-vllm: $(READY) $(VLLM_READY)  ## types of what imports vLLM
-	$(BIN)/pyright --pythonpath $(VLLM_BIN)/python teacher_server/engines/vllm_*.py benchmarks/vllm/*.py
+	$(BIN)/pyright --project pyrightconfig.vllm.json
 
 format: $(READY)  ## mend formatting and what lint can mend
 	$(BIN)/ruff check --fix .

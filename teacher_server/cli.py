@@ -58,8 +58,14 @@ def _read_config(arguments: list[str]) -> ServeConfig:
     parser.add_argument("--engine.kind", dest="engine")
     known, rest = parser.parse_known_args(arguments)
     values = tomllib.loads(known.config.read_text()) if known.config else {}
-    if known.engine is not None and values.get("engine", {}).get("kind") != known.engine:
-        values["engine"] = {"kind": known.engine}
+    engine = values.setdefault("engine", {})
+    if known.engine is not None:
+        if engine.get("kind", known.engine) != known.engine:
+            raise ValueError(
+                f"{known.config} has settings for the {engine['kind']} engine, the command line asks for "
+                f"{known.engine}; write a file for it"
+            )
+        engine["kind"] = known.engine
     return tyro.cli(
         tyro.conf.AvoidSubcommands[ServeConfig],
         args=rest,

@@ -90,7 +90,8 @@ class VllmEngineConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights and the hidden states; logits and scores are float32 in any case."""
     quantization: str | None = None
-    """vLLM's name of a quantisation, such as "fp8"; None: as the checkpoint says. The head is never quantised."""
+    """vLLM's name of a quantisation, such as "fp8"; None: as the checkpoint says. A checkpoint whose head is quantised
+    is refused by vLLM."""
     revision: str | None = None
     """Of a hub model."""
     tensor_parallel_size: int = Field(default=1, ge=1)
@@ -118,14 +119,16 @@ class VllmEngineConfig(Settings):
     share_prefix: bool = True
     """Reuse a prompt's keys and values, and its images' encodings, for all of its responses."""
     image_cache_gb: float = Field(default=4.0, ge=0)
-    """Gigabytes of processed images that the engine keeps, so that a prompt's responses send them once."""
+    """Gigabytes of processed images that the engine keeps, so that a prompt's responses send them once. With several
+    copies of the model vLLM keeps none."""
     chunk_rows: int = Field(default=256, ge=1)
     """Rows whose full-vocabulary log-probabilities exist at a time: 256 rows of 152k are 0.15 GiB a copy."""
     admitted_tokens: int | None = Field(default=None, ge=1)
     """Tokens of both contexts that vLLM has to schedule at a time; others wait their client's turn before it. None:
     four full steps."""
-    max_parked: int = Field(default=4096, ge=1)
-    """Responses of which one context waits for the other, each with its rows' states on the device."""
+    max_parked_rows: int = Field(default=65_536, ge=1)
+    """Response tokens of which one context waits for the other with its states on the device: 0.5 GiB for a hidden size
+    of 4,096 in bfloat16. It must hold the longest response."""
     pair_timeout_s: float = Field(default=60.0, gt=0)
     """How often halves that nobody waits for any more are looked for and dropped."""
 

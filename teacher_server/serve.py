@@ -47,7 +47,11 @@ async def start_engine(config: ServeConfig) -> Engine:
         from teacher_server.engines.vllm_engine import VllmEngine
 
         return await VllmEngine.start(
-            config.model, named, teacher_id=config.teacher_id, limits=limits
+            config.model,
+            named,
+            teacher_id=config.teacher_id,
+            limits=limits,
+            grace_s=config.server.grace_s,
         )
 
     def load() -> BatchEngine:

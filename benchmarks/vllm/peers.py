@@ -180,6 +180,7 @@ class StockServer:
         """Start it with the settings that ours has."""
         port = _free_port()
         flags = [str(model), "--port", str(port), "--host", "127.0.0.1", "--enable-scale-out"]
+        flags += ["--disable-log-stats", "--disable-uvicorn-access-log"]
         for name, value in STOCK_ARGUMENTS.items():
             flag = "--" + name.replace("_", "-")
             flags += [flag] if value is True else [flag, str(value)]

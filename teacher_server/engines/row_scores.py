@@ -57,8 +57,8 @@ def score_rows(
             mm_logprobs = mm_logits[block].log_softmax(-1)
             text_logprobs = None if text_logits is None else text_logits[block].log_softmax(-1)
             for logprobs in (mm_logprobs, text_logprobs):
-                # Any NaN or infinity among the logits makes the sum of their log-softmax one.
-                if logprobs is not None and not bool(logprobs.sum(-1).isfinite().all()):
+                # NaN or infinity among the logits makes the smallest of their log-softmax one.
+                if logprobs is not None and not bool(logprobs.amin(-1).isfinite().all()):
                     raise NotFinite(
                         f"logits of rows {rows.start} to {rows.stop - 1} are not finite"
                     )
@@ -116,7 +116,7 @@ def _largest(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, vocabulary = logprobs.shape
     groups = vocabulary // CPU_GROUP
-    if logprobs.is_cuda or groups < 4 * count:
+    if logprobs.device.type != "cpu" or groups < 4 * count:
         return logprobs.topk(count, dim=-1)
     maxima = logprobs[:, : groups * CPU_GROUP].unflatten(1, (groups, CPU_GROUP)).amax(-1)
     members = maxima.topk(count).indices[:, :, None] * CPU_GROUP + torch.arange(CPU_GROUP)
@@ -157,7 +157,7 @@ def _candidates(item: ScoreItem, rows: slice, device: torch.device) -> Tensor:
 def _blocks(logits: Tensor) -> list[slice]:
     """Rows whose copies stay in a CPU's cache, on which every pass over [R, V] would else wait for memory."""
     rows, vocabulary = logits.shape
-    size = rows if logits.is_cuda else max(1, CPU_BLOCK_ENTRIES // vocabulary)
+    size = rows if logits.device.type != "cpu" else max(1, CPU_BLOCK_ENTRIES // vocabulary)
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import time
 import uuid
 from collections import Counter
@@ -19,9 +18,6 @@ import numpy as np
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from vllm import PoolingParams
-from vllm.config import PoolerConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -32,7 +28,8 @@ from protos.teacher_info import Limits, TeacherInfo
 from teacher_server.config import VllmEngineConfig
 from teacher_server.engines.engine import Job, PreparedPrompt
 from teacher_server.engines.identity import describe_teacher
-from teacher_server.engines.vllm_plugin import PREFIX, register
+from teacher_server.engines.vllm_arguments import engine_arguments
+from teacher_server.engines.vllm_leftovers import Leftovers
 from teacher_server.engines.vllm_pooler import TASK
 from teacher_server.engines.vllm_prompts import PromptRenderer, VllmPrompt, with_response
 from teacher_server.engines.vllm_request import (
@@ -47,12 +44,10 @@ from teacher_server.gate import Gate
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Times that a half is asked for: a cached prefix may reach too far once, and a parked half be evicted once."""
+"""Times that a response is asked for: an image may have left vLLM's cache, a parked half have been evicted."""
 DEATH_WATCH_S = 0.5
 STEPS_ADMITTED = 4
 """Full steps' worth of tokens that vLLM is given to schedule; the rest waits its turn before it."""
-DROP_DELAY_S = 0.05
-CPU_BLOCK_SIZE = 32
 
 
 _Answer = tuple[Outcome | None, Scores | None]
@@ -75,39 +70,48 @@ class PrefixStats:
 class VllmEngine:
     """An Engine (see engine.py) over vLLM's AsyncLLM, whose own processes hold the devices."""
 
-    def __init__(self, llm: AsyncLLM, info: TeacherInfo, config: VllmEngineConfig) -> None:
+    def __init__(
+        self, llm: AsyncLLM, info: TeacherInfo, config: VllmEngineConfig, processor: Any
+    ) -> None:
         self.info = info
         self.prefix_stats = PrefixStats()
         self._llm = llm
         self._config = config
-        processor = AutoProcessor.from_pretrained(llm.model_config.model, revision=config.revision)
         placeholder = info.special_ids.image_placeholder
         self._renderer = PromptRenderer(llm.model_config, processor, placeholder)
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._keys, self._runs = itertools.count(), itertools.count()
-        self._live: set[str] = set()
+        self._runs = itertools.count()
         self._gate = Gate(config.admitted_tokens or STEPS_ADMITTED * config.max_batch_tokens)
-        self._abandoned: set[str] = set()
         self._dead = asyncio.Event()
-        self._dropping: asyncio.Task[None] | None = None
-        self._sweeper = asyncio.create_task(self._sweep())
+        self.leftovers = Leftovers(llm, config.pair_timeout_s)
 
     @classmethod
     async def start(
-        cls, model: str, config: VllmEngineConfig, *, teacher_id: str, limits: Limits
+        cls,
+        model: str,
+        config: VllmEngineConfig,
+        *,
+        teacher_id: str,
+        limits: Limits,
+        grace_s: float,
     ) -> VllmEngine:
-        """Load the model in vLLM's processes. Raises ValueError or OSError where it can't be served."""
+        """Load the model in vLLM's processes. Raises ValueError or OSError where it can't be served.
+
+        `grace_s` is what vLLM's processes are given to finish if a signal reaches them beside this one.
+        """
         hf_config = AutoConfig.from_pretrained(model, revision=config.revision)
-        register()
-        _set_environment(config)
-        arguments = _engine_arguments(model, hf_config, config, limits)
-        llm = AsyncLLM.from_engine_args(arguments)
+        processor = AutoProcessor.from_pretrained(model, revision=config.revision)
+        arguments = engine_arguments(model, hf_config, config, limits, grace_s)
+        try:
+            llm = AsyncLLM.from_engine_args(arguments)
+        except RuntimeError as error:
+            raise ValueError(f"vLLM can't serve {model}: {error}") from error
         try:
             text_config = hf_config.get_text_config()
             info = describe_teacher(
                 hf_config,
                 _generation_config(model, config.revision),
-                AutoProcessor.from_pretrained(model, revision=config.revision),
+                processor,
                 model=model,
                 revision=config.revision,
                 teacher_id=teacher_id,
@@ -118,7 +122,7 @@ class VllmEngine:
                 limits=limits,
                 deterministic=False,
             )
-            return cls(llm, info, config)
+            return cls(llm, info, config, processor)
         except BaseException:
             llm.shutdown()
             raise
@@ -148,20 +152,15 @@ class VllmEngine:
     async def score(self, job: Job) -> Scores:
         """See Engine.score. Cancelling drops the work at vLLM's next step."""
         started_s = time.monotonic()
-        key = str(next(self._keys))
-        self._live.add(key)
         try:
             async with self._gate.turn(job):
                 admitted_s = time.monotonic()
-                scores = await self._score_pair(job, key, self._rank_of(job))
-        except EngineDeadError as error:
-            self._dead.set()
-            raise Unavailable("the teacher's engine died; ask another replica") from error
-        except BaseException:
-            self._abandon(key)
+                scores = await self._score_pair(job)
+        except Exception as error:
+            if isinstance(error, EngineDeadError) or self._llm.errored:
+                self._dead.set()
+                raise Unavailable("the teacher's engine died; ask another replica") from error
             raise
-        finally:
-            self._live.discard(key)
         queue_s = admitted_s - started_s
         return replace(scores, queue_s=queue_s, engine_s=time.monotonic() - admitted_s)
 
@@ -173,51 +172,59 @@ class VllmEngine:
 
     async def close(self) -> None:
         """See Engine.close."""
-        self._sweeper.cancel()
+        self.leftovers.close()
         self._on_prepare.shutdown()
-        self._llm.shutdown()
+        await asyncio.to_thread(self._llm.shutdown)
 
     async def parked_pairs(self) -> int:
         """Halves that wait in the engine for the other context; 0 when nothing runs."""
-        return len(await self._parked_keys())
+        return len(await self.leftovers.parked_keys())
 
-    async def drop_stale_pairs(self) -> None:
-        """Whatever is parked and not waited for goes, however it was left behind."""
-        parked = await self._parked_keys()
-        if stale := [key for key in parked if key not in self._live]:
-            log.warning("stale_pairs=%d", len(stale))
-            await self._drop(stale)
-
-    async def _score_pair(self, job: Job, key: str, rank: int) -> Scores:
-        halves = _halves(job, key)
-        todo: list[ContextName] = list(halves)
+    async def _score_pair(self, job: Job) -> Scores:
+        """Ask for both contexts; again, where one was lost on the way."""
         skip_cache: set[ContextName] = set()
         for _ in range(ATTEMPTS):
-            outcomes = await self._run_all(job, [halves[c] for c in todo], rank, skip_cache)
-            for outcome, scores in outcomes.values():
-                if scores is not None:
-                    return scores
-                if outcome is Outcome.NOT_FINITE:
-                    raise _not_finite()
-            # Whatever did not park must be run again; if all did, one was evicted before the other came.
-            todo = [c for c, (outcome, _) in outcomes.items() if outcome is not Outcome.PARKED]
-            incomplete: set[ContextName] = {c for c in todo if outcomes[c][0] is Outcome.INCOMPLETE}
-            self.prefix_stats.recomputed += len(incomplete)
-            skip_cache |= incomplete
-            todo = todo or list(halves)
+            key = self.leftovers.new_key()
+            try:
+                answer = await self._ask(job, key, skip_cache)
+            except BaseException:
+                self.leftovers.abandon(key)
+                raise
+            if isinstance(answer, Scores):
+                self.leftovers.settle(key)
+                return answer
+            self.leftovers.abandon(key)
+            skip_cache |= answer
         raise Unavailable(
-            f"the engine lost one context of the response {ATTEMPTS} times; its operator should raise max_parked"
+            f"the engine lost a context of the response {ATTEMPTS} times; if its log tells nothing else, its operator "
+            "should raise max_parked_rows"
         )
 
+    async def _ask(
+        self, job: Job, key: str, skip_cache: set[ContextName]
+    ) -> Scores | set[ContextName]:
+        """Scores, or the contexts whose cached prefix must not be read the next time."""
+        outcomes = await self._run_all(job, _halves(job, key), skip_cache)
+        for outcome, scores in outcomes.values():
+            if scores is not None:
+                return scores
+            if outcome is Outcome.NOT_FINITE:
+                raise _not_finite()
+        incomplete: set[ContextName] = {
+            c for c, (outcome, _) in outcomes.items() if outcome is Outcome.INCOMPLETE
+        }
+        self.prefix_stats.recomputed += len(incomplete)
+        return incomplete
+
     async def _run_all(
-        self, job: Job, halves: Sequence[HalfRequest], rank: int, skip_cache: set[ContextName]
+        self, job: Job, halves: Sequence[HalfRequest], skip_cache: set[ContextName]
     ) -> dict[ContextName, _Answer]:
         """All at once; if one fails, the others are cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks: dict[ContextName, asyncio.Task[_Answer]] = {
                     half.context: group.create_task(
-                        self._run(job, half, rank, half.context in skip_cache)
+                        self._run(job, half, half.context in skip_cache)
                     )
                     for half in halves
                 }
@@ -225,10 +232,12 @@ class VllmEngine:
             raise failed.exceptions[0] from None
         return {context: task.result() for context, task in tasks.items()}
 
-    async def _run(self, job: Job, half: HalfRequest, rank: int, skip_cache: bool) -> _Answer:
+    async def _run(self, job: Job, half: HalfRequest, skip_cache: bool) -> _Answer:
         """One request; (None, None) where vLLM asks for it once more, with its images."""
+        copies = self._config.data_parallel_size
+        # vLLM keeps images for one copy of the model only.
+        cache = self._llm.renderer.mm_processor_cache if copies == 1 else None
         prompt: VllmPrompt = job.prompt.contexts
-        cache = self._llm.renderer.mm_processor_cache
         engine_input = with_response(prompt, half.context, job.item.response_ids, cache)
         params = PoolingParams(
             task=TASK,
@@ -242,7 +251,7 @@ class VllmEngine:
                 engine_input,
                 params,
                 priority=PRIORITIES.index(job.item.priority),
-                data_parallel_rank=rank if self._config.data_parallel_size > 1 else None,
+                data_parallel_rank=rank_of(job.prompt.digest, copies) if copies > 1 else None,
             )
             output: Any = await queue.get()
         except asyncio.CancelledError:
@@ -253,54 +262,28 @@ class VllmEngine:
         data = output.outputs.data.numpy()
         if not len(data):
             raise InternalFault("vLLM ended a request without scores; its log says why")
-        self.prefix_stats.asked[half.context] += len(output.prompt_token_ids)
-        self.prefix_stats.cached[half.context] += output.num_cached_tokens or 0
-        return outcome_from_bytes(data.view(np.uint8))
-
-    def _rank_of(self, job: Job) -> int:
-        """All responses to a prompt go where its prefix is: a fixed copy of the model for each prompt."""
-        return int.from_bytes(job.prompt.digest[:8], "little") % self._config.data_parallel_size
-
-    # --------------------------------------------------------------------- halves nobody waits for
-
-    def _abandon(self, key: str) -> None:
-        self._abandoned.add(key)
-        if self._dropping is None or self._dropping.done():
-            self._dropping = asyncio.create_task(self._drop_soon())
-
-    async def _drop_soon(self) -> None:
-        """Cancels come in crowds: one call for those of a moment."""
-        while self._abandoned and not self._llm.errored:
-            await asyncio.sleep(DROP_DELAY_S)
-            keys, self._abandoned = sorted(self._abandoned), set()
-            await self._drop(keys)
-
-    async def _sweep(self) -> None:
-        while not self._llm.errored:
-            await asyncio.sleep(self._config.pair_timeout_s)
-            await self.drop_stale_pairs()
-
-    async def _drop(self, keys: list[str]) -> None:
-        await self._llm.collective_rpc("drop_parked", args=(keys,))
-
-    async def _parked_keys(self) -> list[str]:
-        """Of all copies of the model; within one, ranks that score hold the same and others nothing."""
-        copies = await self._llm.engine_core.call_utility_all_async(
-            "collective_rpc", "parked_keys", None, (), None
-        )
-        return [key for ranks in copies for key in max(ranks, key=len)]
+        outcome, scores = outcome_from_bytes(data.view(np.uint8))
+        if outcome is not Outcome.INCOMPLETE:
+            self.prefix_stats.asked[half.context] += len(output.prompt_token_ids)
+            self.prefix_stats.cached[half.context] += output.num_cached_tokens or 0
+        return outcome, scores
 
 
-def _halves(job: Job, key: str) -> dict[ContextName, HalfRequest]:
+def rank_of(digest: bytes, copies: int) -> int:
+    """All responses to a prompt go where its prefix is, and both contexts of one to the same copy of the model."""
+    return int.from_bytes(digest[:8], "little") % copies
+
+
+def _halves(job: Job, key: str) -> tuple[HalfRequest, ...]:
     """The text half carries the item: it is the shorter one."""
     rows = len(job.item.response_ids)
     mm_first, text_first = job.prompt.mm_length - 1, job.prompt.text_length - 1
     if job.prompt.contexts.mm is None:
-        return {"alone": HalfRequest(key, "alone", text_first, job.item, rows)}
-    return {
-        "mm": HalfRequest(key, "mm", mm_first, None, rows),
-        "text": HalfRequest(key, "text", text_first, job.item, rows),
-    }
+        return (HalfRequest(key, "alone", text_first, job.item, rows),)
+    return (
+        HalfRequest(key, "mm", mm_first, None, rows),
+        HalfRequest(key, "text", text_first, job.item, rows),
+    )
 
 
 def _not_finite() -> InternalFault:
@@ -317,56 +300,3 @@ def _generation_config(model: str, revision: str | None) -> GenerationConfig | N
         return GenerationConfig.from_pretrained(model, revision=revision or "main")
     except OSError:  # a checkpoint need not have one
         return None
-
-
-def _dtype(hf_config: Any, config: VllmEngineConfig) -> str:
-    """VLLM's own "auto" would halve a float32 checkpoint."""
-    if config.dtype != "auto":
-        return config.dtype
-    stored = hf_config.dtype or hf_config.get_text_config().dtype
-    return "auto" if stored is None else str(stored).removeprefix("torch.")
-
-
-def _set_environment(config: VllmEngineConfig) -> None:
-    """VLLM takes these from the environment alone; whatever the operator has set stays."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
-
-def _engine_arguments(
-    model: str, hf_config: Any, config: VllmEngineConfig, limits: Limits
-) -> AsyncEngineArgs:
-    architecture = hf_config.architectures[0]
-    block_size = config.block_size or (CPU_BLOCK_SIZE if current_platform.is_cpu() else None)
-    optional = {
-        "kv_cache_memory_bytes": config.kv_cache_gb and int(config.kv_cache_gb * 2**30),
-        "max_model_len": config.max_model_len,
-        "quantization": config.quantization,
-        "revision": config.revision,
-        "block_size": block_size,
-    }
-    return AsyncEngineArgs(
-        model=model,
-        runner="pooling",
-        dtype=_dtype(hf_config, config),
-        hf_overrides={"architectures": [PREFIX + architecture], "head_dtype": "float32"},
-        pooler_config=PoolerConfig(tok_pooling_type="ALL"),
-        tensor_parallel_size=config.tensor_parallel_size,
-        pipeline_parallel_size=config.pipeline_parallel_size,
-        data_parallel_size=config.data_parallel_size,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_batch_tokens,
-        enforce_eager=config.enforce_eager,
-        enable_prefix_caching=config.share_prefix,
-        enable_chunked_prefill=True,
-        scheduling_policy="priority",
-        limit_mm_per_prompt={"image": limits.max_images, "video": 0},
-        mm_processor_cache_gb=config.image_cache_gb,
-        worker_extension_cls="teacher_server.engines.vllm_worker.PairWorker",
-        additional_config={"chunk_rows": config.chunk_rows, "max_parked": config.max_parked},
-        disable_log_stats=True,
-        **{name: value for name, value in optional.items() if value is not None},
-    )

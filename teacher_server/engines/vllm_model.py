@@ -18,9 +18,10 @@ from teacher_server.engines.vllm_pooler import ScorePooler
 
 
 def __getattr__(name: str) -> type:
-    if not name.startswith(PREFIX):
+    architecture = name.removeprefix(PREFIX).partition("__")[0]
+    if not name.startswith(PREFIX) or architecture not in ModelRegistry.models:
         raise AttributeError(name)
-    return _scoring_class(name.removeprefix(PREFIX))
+    return _scoring_class(architecture)
 
 
 @cache
@@ -33,10 +34,11 @@ def _scoring_class(architecture: str) -> type:
         def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
             settings = vllm_config.additional_config
+            assert isinstance(settings, dict), "engine_arguments passes a dictionary"
             self.pooler = ScorePooler(
                 self._logits,
                 chunk_rows=settings["chunk_rows"],
-                max_parked=settings["max_parked"],
+                max_parked_rows=settings["max_parked_rows"],
             )
 
         def _logits(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from vllm import __version__
 from vllm.model_executor.models import ModelRegistry
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
@@ -18,6 +21,8 @@ def register() -> None:
         name = PREFIX + architecture
         if architecture.startswith(PREFIX) or name in known:
             continue
-        ModelRegistry.register_model(name, f"{MODULE}:{name}")
+        # vLLM remembers on disk what it learnt of a class by that name: another version must ask again.
+        version = re.sub(r"\W", "_", __version__)
+        ModelRegistry.register_model(name, f"{MODULE}:{name}__{version}")
         if architecture in MODELS_CONFIG_MAP:
             MODELS_CONFIG_MAP.setdefault(name, MODELS_CONFIG_MAP[architecture])

@@ -6,6 +6,7 @@ of a response, and returns scores instead of embeddings. R rows of a step, D hid
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ TASK: PoolingTask = "token_embed"
 """The task whose requests may hold prefill back in chunks and return rows of any number."""
 
 
+WARM_UP_K = 64
+
+
 @dataclass(frozen=True, eq=False)
 class _Half:
     states: Tensor
@@ -48,11 +52,13 @@ class _Pair:
 class ScorePooler(Pooler):
     """Returns u8 tensors (see vllm_request.outcome_to_bytes), one per finished request."""
 
-    def __init__(self, head: Callable[[Tensor], Tensor], chunk_rows: int, max_parked: int) -> None:
+    def __init__(
+        self, head: Callable[[Tensor], Tensor], chunk_rows: int, max_parked_rows: int
+    ) -> None:
         super().__init__()
         self._model_head = head
         self._chunk_rows = chunk_rows
-        self.parked: PairTable[_Half] = PairTable(max_parked)
+        self.parked: PairTable[_Half] = PairTable(max_parked_rows)
 
     def get_supported_tasks(self) -> Set[PoolingTask]:
         """See Pooler."""
@@ -69,8 +75,7 @@ class ScorePooler(Pooler):
         for i, chunk in enumerate(hidden_states.split(counts)):
             kwargs = pooling_metadata.pooling_params[i].extra_kwargs
             if kwargs is None:  # vLLM's own warm-up, which measures memory
-                outputs[i] = self._warm_up(chunk)
-                continue
+                return self._warm_up(hidden_states, len(counts))
             request = HalfRequest.from_kwargs(kwargs)
             state = pooling_metadata.pooling_states[i]
             _collect(state, chunk, ends[i] - counts[i], request.first_row)
@@ -93,7 +98,7 @@ class ScorePooler(Pooler):
             assert request.item is not None, "a lone half carries its item"
             return _Pair(index, request.item, (states,))
         own = _Half(states, request.item)
-        other = self.parked.join(request.pair, request.context, own)
+        other = self.parked.join(request.pair, request.context, own, request.rows)
         if other is None:
             return None
         item = own.item or other.item
@@ -134,12 +139,14 @@ class ScorePooler(Pooler):
     def _head(self) -> Head:
         return lambda hidden: self._model_head(hidden).float()
 
-    def _warm_up(self, chunk: Tensor) -> Tensor:
-        """As much memory as scoring a chunk of rows takes, where the step is that long."""
-        rows = chunk[: self._chunk_rows]
-        response = np.zeros(len(rows), dtype=np.int32)
-        score_rows(rows, rows.clone(), self._head, ScoreItem(response, k=1), self._chunk_rows)
-        return _output(Outcome.PARKED)
+    def _warm_up(self, hidden_states: Tensor, requests: int) -> list[Tensor | None]:
+        """Take as much memory as scoring does: a whole chunk of rows, of which a dummy step has fewer."""
+        rows = hidden_states[:1].expand(self._chunk_rows, -1)
+        response = np.zeros(self._chunk_rows, dtype=np.int32)
+        item = ScoreItem(response, k=WARM_UP_K)
+        with contextlib.suppress(NotFinite):  # states of a dummy step may be anything
+            score_rows(rows, rows.clone(), self._head, item, self._chunk_rows)
+        return [_output(Outcome.PARKED)] * requests
 
 
 def _collect(state: PoolingStates, chunk: Tensor, start: int, first_row: int) -> None:

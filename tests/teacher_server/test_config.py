@@ -39,7 +39,16 @@ def test_the_kind_may_be_said_on_the_command_line(tmp_path: Path) -> None:
     file.write_text('model = "m"\n[engine]\nthreads = 3\n', encoding="utf-8")
     other = cli._read_config(["--config", str(file), *flags])
     assert isinstance(other.engine, VllmEngineConfig)
-    assert (other.model, other.engine.threads) == ("m", None)  # threads were the other engine's
+    assert (other.model, other.engine.threads) == ("m", 3)
+    same = cli._read_config(["--config", str(file), "--engine.kind", "transformers"])
+    assert same.engine.threads == 3
     same = cli._read_config(["--config", str(file), "--engine.chunk-rows", "7"])
     assert isinstance(same.engine, TransformersEngineConfig)
     assert (same.engine.threads, same.engine.chunk_rows) == (3, 7)
+
+
+def test_a_file_for_one_engine_is_not_taken_for_another(tmp_path: Path) -> None:
+    file = tmp_path / "teacher.toml"
+    file.write_text('[engine]\nkind = "transformers"\ndeterministic = true\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="settings for the transformers engine"):
+        cli._read_config(["--config", str(file), "--engine.kind", "vllm"])

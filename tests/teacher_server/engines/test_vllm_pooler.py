@@ -78,8 +78,8 @@ def expected(mm: Request, text: Request) -> Scores:
     return score_rows(mm.rows, text.rows, head, text.item, chunk_rows=64)
 
 
-def new_pooler(max_parked: int = 8) -> ScorePooler:
-    return ScorePooler(head, chunk_rows=4, max_parked=max_parked)
+def new_pooler(max_parked_rows: int = 100) -> ScorePooler:
+    return ScorePooler(head, chunk_rows=4, max_parked_rows=max_parked_rows)
 
 
 def assert_scored(result: tuple[Outcome, Scores | None] | None, wanted: Scores) -> None:
@@ -174,7 +174,7 @@ def test_a_prompt_without_an_image_needs_no_partner() -> None:
 
 
 def test_an_evicted_half_leaves_its_partner_parked() -> None:
-    pooler = new_pooler(max_parked=1)
+    pooler = new_pooler(max_parked_rows=5)
     first, second = pair(1), pair(2)
     step(pooler, (first[0], first[0].length))
     step(pooler, (second[0], second[0].length))
@@ -204,7 +204,19 @@ def test_vllms_warm_up_is_answered() -> None:
     metadata.build_pooling_cursor(
         np.array([6, 6]), torch.tensor([6, 6]), device=torch.device("cpu")
     )
-    outputs = pooler(torch.randn(12, WIDTH), metadata)
-    assert isinstance(outputs, list)
-    assert all(isinstance(output, torch.Tensor) for output in outputs)
+    rows: list[int] = []
+
+    def watched(hidden: torch.Tensor) -> torch.Tensor:
+        rows.append(len(hidden))
+        return head(hidden)
+
+    pooler._model_head = watched
+    for states in (torch.randn(12, WIDTH), torch.full((12, WIDTH), float("nan"))):
+        outputs = pooler(states, metadata)
+        assert isinstance(outputs, list)
+        assert all(isinstance(output, torch.Tensor) for output in outputs)
+        assert len(outputs) == 2
+    assert set(rows) == {
+        4
+    }  # a whole chunk, though each request has 6 tokens and a step might have fewer
     assert len(pooler.parked) == 0
