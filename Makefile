@@ -32,8 +32,8 @@ format: $(READY)  ## mend formatting and what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-stubs: $(READY)  ## regenerate protos/v1 from teacher.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/teacher.proto
+stubs: $(READY)  ## regenerate protos/v1 from its schemas
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/*.proto
 
 bench: $(READY)  ## write benchmarks/results/truncation.json
 	$(BIN)/python -m benchmarks.truncation
