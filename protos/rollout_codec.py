@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from protos.arrays import Floats, Ids
@@ -10,7 +12,7 @@ from protos.errors import EchoMismatch, ErrorDetail, InvalidItem
 from protos.item import Candidates
 from protos.policy import Policy
 from protos.rollout_info import RolloutInfo, RolloutLimits
-from protos.rollout_request import RolloutPrompt, RolloutRequest
+from protos.rollout_request import RolloutPrompt, RolloutRequest, no_ids
 from protos.sampled_response import SampledResponse
 from protos.v1 import rollout_pb2 as pb
 from protos.v1 import teacher_pb2
@@ -33,6 +35,10 @@ def _ids_to_proto(ids: Ids) -> teacher_pb2.Array:
 
 def _ids_from_proto(message: teacher_pb2.Array, field: str) -> Ids:
     return array_from_proto(message, field, teacher_pb2.I32).astype(np.int32, copy=False)
+
+
+def _optional_ids(message: pb.SampleRequest, field: Literal["stop_ids", "suppressed_ids"]) -> Ids:
+    return _ids_from_proto(getattr(message, field), field) if message.HasField(field) else no_ids()
 
 
 def policy_to_proto(policy: Policy | None) -> pb.Policy | None:
@@ -120,10 +126,10 @@ def rollout_request_from_proto(message: pb.SampleRequest) -> RolloutRequest:
             for i, prompt in enumerate(message.prompts)
         ),
         max_new_tokens=message.max_new_tokens,
-        stop_ids=_ids_from_proto(message.stop_ids, "stop_ids"),
+        stop_ids=_optional_ids(message, "stop_ids"),
         policy=policy_from_proto(message),
         candidates=message.candidates,
-        suppressed_ids=_ids_from_proto(message.suppressed_ids, "suppressed_ids"),
+        suppressed_ids=_optional_ids(message, "suppressed_ids"),
         vocab_size=message.vocab_size,
         greedy=message.greedy,
     )

@@ -10,7 +10,8 @@ from protos.arrays import Ids
 from protos.policy import Policy
 
 
-def _no_ids() -> Ids:
+def no_ids() -> Ids:
+    """None at all, i32 [0]."""
     return np.empty(0, dtype=np.int32)
 
 
@@ -35,13 +36,13 @@ class RolloutRequest:
 
     prompts: tuple[RolloutPrompt, ...]
     max_new_tokens: int
-    stop_ids: Ids
+    stop_ids: Ids = field(default_factory=no_ids)
     """i32 [E]; a response ends with the first of them, which belongs to it."""
     policy: Policy | None = None
     """Whose answers are wanted; a server that holds another policy refuses. None: whichever it holds."""
     candidates: int = 0
     """The model's own top ids that are wanted for each token."""
-    suppressed_ids: Ids = field(default_factory=_no_ids)
+    suppressed_ids: Ids = field(default_factory=no_ids)
     """i32 [S], never sampled."""
     vocab_size: int = 0
     """Ids at or above it are never sampled and no candidates; 0: all are open."""

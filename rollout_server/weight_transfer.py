@@ -7,6 +7,7 @@ worker extension.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,8 @@ class FileWeightTransfer(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
     def receive_weights(self, update_info: FileUpdateInfo) -> None:
         """Load the file; RuntimeError where it leaves a parameter of the model as it was."""
         with safe_open(update_info.path, framework="pt") as file:
-            loaded = self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())
+            names = file.offset_keys()  # as they were sent: layer by layer
+            loaded = self.model.load_weights((name, file.get_tensor(name)) for name in names)
         if loaded is not None:
             missing = {name for name, _ in self.model.named_parameters()} - set(loaded)
             if missing:
@@ -78,6 +80,9 @@ class FileWeightTransfer(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
 class Registered:
     """Adds nothing to a worker: to name it is to import this module."""
 
+
+# At every update it warns of tables that no checkpoint holds (rotary positions); `receive_weights` checks what matters.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransfer)

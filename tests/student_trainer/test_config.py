@@ -10,8 +10,8 @@ from student_trainer.config import (
     DataConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SamplerConfig,
     TrainConfig,
+    TransformersSamplerConfig,
 )
 from student_trainer.demo_config import DemoConfig
 from student_trainer.run_config import write_config
@@ -102,7 +102,7 @@ def written(config: TrainConfig, info: TeacherInfo) -> TrainConfig:
         {"objective": ObjectiveConfig(name="vgs", eta=0.41, lambda_=0.5, detach_target=False)},
         {"optimizer": OptimizerConfig(lr=1e-6, betas=(0.8, 0.95), max_grad_norm=0.5)},
         {"optimizer": OptimizerConfig(max_grad_norm=0.0)},
-        {"sampler": SamplerConfig(candidates=0), "model": 'a "quoted" C:\\folder'},
+        {"sampler": TransformersSamplerConfig(candidates=0), "model": 'a "quoted" C:\\folder'},
         {
             "data": DataConfig(
                 validation="v.parquet", system_prompt='Put it in \\boxed{}.\n"Think."'
