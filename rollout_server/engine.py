@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.metadata
 import itertools
 import logging
 from collections.abc import AsyncGenerator
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+import vllm
 from transformers import AutoProcessor
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -54,20 +55,15 @@ class RolloutEngine:
     def __init__(self, config: ServeConfig) -> None:
         """On the event loop that it is used on. Raises ValueError or OSError where the model can't be loaded."""
         self._llm = AsyncLLM.from_engine_args(_engine_args(config))
-        model: Any = self._llm.model_config
-        processor: Any = AutoProcessor.from_pretrained(config.model, revision=config.revision)
-        self.layout = CheckpointLayout.read(_folder(config), model.hf_config.tie_word_embeddings)
-        self.info = RolloutInfo(
-            model_id=config.model,
-            tokenizer_fingerprint=tokenizer_fingerprint(processor.tokenizer),
-            processor_fingerprint=processor_fingerprint(processor),
-            vocab_size=model.get_vocab_size(),
-            context_length=model.max_model_len,
-            dtype=DTYPES[model.dtype],
-            limits=config.limits.published(),
-            versions={p: importlib.metadata.version(p) for p in ("vllm", "torch", "transformers")},
-        )
         self._request_ids = itertools.count()
+        try:
+            self.layout = CheckpointLayout.read(
+                _folder(config), self._llm.model_config.hf_config.tie_word_embeddings
+            )
+            self.info = self._describe(config)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def alive(self) -> bool:
@@ -119,6 +115,22 @@ class RolloutEngine:
             await self._llm.finish_weight_update(weight_version=stamp)
         finally:
             await self._llm.resume_generation()
+
+    def _describe(self, config: ServeConfig) -> RolloutInfo:
+        model = self._llm.model_config
+        processor: Any = AutoProcessor.from_pretrained(config.model, revision=config.revision)
+        return RolloutInfo(
+            model_id=config.model,
+            tokenizer_fingerprint=tokenizer_fingerprint(processor.tokenizer),
+            processor_fingerprint=processor_fingerprint(processor),
+            vocab_size=model.get_vocab_size(),
+            context_length=model.max_model_len,
+            dtype=DTYPES[model.dtype],
+            limits=config.limits.published(),
+            versions={
+                module.__name__: module.__version__ for module in (vllm, torch, transformers)
+            },
+        )
 
     # -------------------------------------------------------------------------------------- one answer
 
