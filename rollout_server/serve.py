@@ -19,7 +19,7 @@ from protos.channel import server_options
 from protos.v1 import rollout_pb2 as pb
 from protos.v1.rollout_pb2_grpc import add_RolloutsServicer_to_server
 from rollout_server.config import ServeConfig
-from rollout_server.engine import RolloutEngine
+from rollout_server.engine import Engine
 from rollout_server.servicer import Servicer
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,16 @@ def serve(config: ServeConfig) -> None:
     asyncio.run(_serve(config))
 
 
+async def start_engine(config: ServeConfig) -> Engine:
+    """Load the model; raises ValueError or OSError where that can't be done."""
+    from rollout_server.vllm_engine import VllmEngine
+
+    return VllmEngine(config)
+
+
 @contextlib.asynccontextmanager
-async def running_server(config: ServeConfig) -> AsyncIterator[str]:
+async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[str]:
     """A server that answers at the address given; leaving the context closes it and its engine."""
-    engine = RolloutEngine(config)
     try:
         server = grpc.aio.server(options=server_options(engine.info.limits.max_message_bytes))
         add_RolloutsServicer_to_server(Servicer(engine, config.engine.staging_dir), server)
@@ -71,7 +77,8 @@ async def running_server(config: ServeConfig) -> AsyncIterator[str]:
 async def _serve(config: ServeConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with running_server(config) as address:
+    engine = await start_engine(config)
+    async with running_server(config, engine) as address:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         log.info("serving address=%s model=%s", address, config.model)

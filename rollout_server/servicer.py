@@ -25,7 +25,7 @@ from protos.rollout_codec import (
 )
 from protos.v1 import rollout_pb2 as pb
 from protos.v1.rollout_pb2_grpc import RolloutsServicer
-from rollout_server.engine import RolloutEngine
+from rollout_server.engine import Engine
 from rollout_server.policy_gate import PolicyGate
 from rollout_server.staging import Staging
 from rollout_server.validation import check_request, check_size
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class Servicer(RolloutsServicer):
-    """vgs.rollout.v1.Rollouts over a RolloutEngine. `staging_dir` is where weights wait."""
+    """vgs.rollout.v1.Rollouts over an Engine. `staging_dir` is where weights wait."""
 
-    def __init__(self, engine: RolloutEngine, staging_dir: Path | None) -> None:
+    def __init__(self, engine: Engine, staging_dir: Path | None) -> None:
         self._engine = engine
         self._staging_dir = staging_dir
         self._gate = PolicyGate()
@@ -56,7 +56,7 @@ class Servicer(RolloutsServicer):
             info = self._engine.info
             check_size(request.ByteSize(), info.limits.max_request_bytes)
             wanted = rollout_request_from_proto(request)
-            check_request(wanted, info)
+            check_request(wanted, info, self._engine.placeholder_id)
             async with (
                 self._gate.sampling(wanted.policy) as policy,
                 contextlib.aclosing(self._engine.sample(wanted, policy)) as responses,
@@ -104,7 +104,7 @@ class Servicer(RolloutsServicer):
 
     async def _load(self, path: Path, policy: Policy) -> None:
         async with self._gate.updating(policy):
-            await self._engine.load(path, str(policy))
+            await self._engine.load(path, policy)
 
     def _refuse_dead(self) -> None:
         if not self._engine.alive:

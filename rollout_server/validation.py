@@ -17,13 +17,15 @@ def check_size(message_bytes: int, limit: int) -> None:
         )
 
 
-def check_request(request: RolloutRequest, info: RolloutInfo) -> None:
+def check_request(request: RolloutRequest, info: RolloutInfo, placeholder_id: int) -> None:
     """Raise InvalidItem where no answer could be right, naming field, value and limit."""
     limits = info.limits
     if not request.prompts:
         raise InvalidItem("the request has no prompts", ErrorDetail("prompts", "0"))
+    for i, prompt in enumerate(request.prompts):
+        _check_prompt(f"prompts[{i}]", prompt, info, placeholder_id)
     responses = sum(prompt.responses for prompt in request.prompts)
-    _check_range("responses of all prompts", responses, len(request.prompts), limits.max_responses)
+    _check_range("responses of all prompts", responses, 1, limits.max_responses)
     _check_range("max_new_tokens", request.max_new_tokens, 1, limits.max_new_tokens)
     _check_range("candidates", request.candidates, 0, min(limits.max_candidates, info.vocab_size))
     _check_range("vocab_size", request.vocab_size, 0, info.vocab_size)
@@ -31,8 +33,6 @@ def check_request(request: RolloutRequest, info: RolloutInfo) -> None:
         _check_ids(field, getattr(request, field), info.vocab_size)
     if len(barred_ids(request, info.vocab_size)) >= info.vocab_size:
         raise InvalidItem("every id is barred; nothing could be sampled")
-    for i, prompt in enumerate(request.prompts):
-        _check_prompt(f"prompts[{i}]", prompt, info)
 
 
 def barred_ids(request: RolloutRequest, vocab_size: int) -> set[int]:
@@ -59,12 +59,21 @@ def check_length(
         )
 
 
-def _check_prompt(field: str, prompt: RolloutPrompt, info: RolloutInfo) -> None:
+def _check_prompt(
+    field: str, prompt: RolloutPrompt, info: RolloutInfo, placeholder_id: int
+) -> None:
     if not len(prompt.ids):
         raise InvalidItem(f"{field} is empty", ErrorDetail(f"{field}.ids", "0 ids"))
     _check_ids(f"{field}.ids", prompt.ids, info.vocab_size)
     _check_range(f"{field}.responses", prompt.responses, 1, info.limits.max_responses)
     _check_range(f"{field}.images", len(prompt.images), 0, info.limits.max_images)
+    placeholders = int((prompt.ids == placeholder_id).sum())
+    if placeholders != len(prompt.images):
+        raise InvalidItem(
+            f"{field} has {placeholders} placeholders (id {placeholder_id}) for {len(prompt.images)} images; send "
+            "one for each",
+            ErrorDetail(f"{field}.ids", str(placeholders), str(len(prompt.images))),
+        )
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

@@ -1,3 +1,5 @@
+# pyright: reportMissingImports=false, reportCallIssue=false
+# vLLM has an environment of its own.
 """vLLM's weight-transfer seam without a GPU: new weights come as a safetensors file, which every worker maps.
 
 vLLM's own transports move GPU memory (NCCL, CUDA IPC). This one is registered through the same factory; importing

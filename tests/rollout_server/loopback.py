@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rollout_server.config import ServeConfig
+from rollout_server.engine import Engine
+from rollout_server.serve import running_server, start_engine
 
+Start = Callable[[ServeConfig], Awaitable[Engine]]
 ENGINE = {
     "dtype": "float32",
     "context_length": 256,
@@ -21,12 +24,12 @@ ENGINE = {
 
 
 @contextlib.contextmanager
-def serving_rollouts(model: Path, **settings: Any) -> Iterator[str]:
-    """Address of a server with `settings` (sections of ServeConfig) for `model`."""
+def serving_rollouts(
+    model: Path, engine_of: Start = start_engine, **settings: Any
+) -> Iterator[str]:
+    """Address of a server with `settings` (sections of ServeConfig) for `model`; `engine_of` makes the engine."""
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    from rollout_server.serve import running_server
-
     settings["engine"] = ENGINE | settings.get("engine", {})
     config = ServeConfig.model_validate(
         {"model": str(model), "server": {"port": 0, "grace_s": 1}} | settings
@@ -37,7 +40,8 @@ def serving_rollouts(model: Path, **settings: Any) -> Iterator[str]:
     async def run() -> None:
         result["stop"] = asyncio.Event()
         result["loop"] = asyncio.get_running_loop()
-        async with running_server(config) as address:
+        engine = await engine_of(config)
+        async with running_server(config, engine) as address:
             result["address"] = address
             ready.set()
             await result["stop"].wait()

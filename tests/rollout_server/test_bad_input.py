@@ -55,8 +55,8 @@ def ids(*values: int) -> np.ndarray:
     ("change", "says"),
     [
         (lambda r: first(r, images=(b"no picture",)), r"prompts\[0\]\.images\[0\] .*decoded.*PNG"),
-        (lambda r: first(r, images=()), r"prompts\[0\]"),
-        (lambda r: first(r, images=r.prompts[0].images * 2), r"prompts\[0\]"),
+        (lambda r: first(r, images=()), r"prompts\[0\] has 1 placeholders .* for 0 images"),
+        (lambda r: first(r, images=r.prompts[0].images * 2), "1 placeholders .* for 2 images"),
         (lambda r: first(r, expanded_length=7), r"expands to \d+ tokens here and 7 for the client"),
         (lambda r: first(r, ids=ids()), r"prompts\[0\] is empty"),
         (lambda r: first(r, ids=ids(5000), images=()), r"prompts\[0\]\.ids has id 5000"),
