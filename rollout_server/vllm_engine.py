@@ -57,7 +57,10 @@ class VllmEngine:
 
     def __init__(self, config: ServeConfig) -> None:
         """On the event loop that it is used on. Raises ValueError or OSError where the model can't be loaded."""
-        self._llm = AsyncLLM.from_engine_args(_engine_args(config))
+        try:
+            self._llm = AsyncLLM.from_engine_args(_engine_args(config))
+        except RuntimeError as error:  # its processes have printed why
+            raise OSError(f"vLLM can't load {config.model}: {error}") from error
         self._request_ids = itertools.count()
         try:
             self.layout = CheckpointLayout.read(

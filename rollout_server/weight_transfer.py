@@ -52,6 +52,7 @@ class FileWeightTransfer(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
 
     def start_weight_update(self) -> None:
         """Take the layers back to checkpoint form: kernels keep weights packed, on a CPU without the original."""
+        self._tied = _tied_layers(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -68,15 +69,27 @@ class FileWeightTransfer(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
             loaded = self.model.load_weights((name, file.get_tensor(name)) for name in names)
         if loaded is not None:
             missing = {name for name, _ in self.model.named_parameters()} - set(loaded)
-            if missing:
+            if missing := missing - self._tied.keys():
                 raise RuntimeError(f"no weights came for {sorted(missing)}")
 
     def finish_weight_update(self) -> None:
         """Pack the layers for their kernels again."""
         finalize_layerwise_reload(self.model, self.model_config)
+        # An output embedding that is tied to the input's got nothing of its own to load, so nothing has packed it.
+        for layer in self._tied.values():
+            layer.quant_method.process_weights_after_loading(layer)
 
     def shutdown(self) -> None:
         """Nothing to close."""
+
+
+def _tied_layers(model: Any) -> dict[str, Any]:
+    """Layers that share a parameter with another, by the parameter's name; a checkpoint has it once."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    shared = (name for names in owners.values() if len(names) > 1 for name in names)
+    return {name: model.get_submodule(name.rpartition(".")[0]) for name in shared}
 
 
 class Registered:

@@ -62,8 +62,8 @@ def make_tokenizer(*special: str) -> PreTrainedTokenizerFast:
     )
 
 
-def make_qwen3_vl(folder: Path, seed: int) -> Path:
-    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, untied."""
+def make_qwen3_vl(folder: Path, seed: int, tied: bool = False) -> Path:
+    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, heads that vLLM takes."""
     tokenizer = make_tokenizer(
         "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
     )
@@ -93,6 +93,7 @@ def make_qwen3_vl(folder: Path, seed: int) -> Path:
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "bos_token_id": None,
+            "tie_word_embeddings": tied,
         },
         vision_config={
             "hidden_size": 32,
@@ -110,7 +111,7 @@ def make_qwen3_vl(folder: Path, seed: int) -> Path:
         video_token_id=id_of("<|video_pad|>"),
         vision_start_token_id=id_of("<|vision_start|>"),
         vision_end_token_id=id_of("<|vision_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     return _save(Qwen3VLForConditionalGeneration, config, processor, folder, seed)
 

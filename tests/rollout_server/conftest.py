@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from student_trainer.config import DataConfig, VllmSamplerConfig
+from student_trainer.config import DataConfig, TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.data import Sample
 from student_trainer.prompting import PromptBuilder, StudentPrompt
+from student_trainer.sampler import TransformersSampler
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
 from tests.pictures import noise
@@ -52,6 +53,14 @@ def sampler(rollout_server: str, student: Student, builder: PromptBuilder) -> It
     sampler.update(0)
     yield sampler
     sampler.close()
+
+
+def own_answers(student: Student, prompts: list[StudentPrompt]) -> list[list[int]]:
+    """Greedy, by the student itself."""
+    student.model.model.rope_deltas = None
+    config = TransformersSamplerConfig(max_new_tokens=16)
+    sampler = TransformersSampler(student, config, student.vocab_size)
+    return [sampler.answer([prompt], 1)[0].tolist() for prompt in prompts]
 
 
 def disturb(student: Student, part: str, seed: int, size: float = 0.05) -> None:

@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from protos.errors import PreconditionFailed
-from student_trainer.config import TransformersSamplerConfig
 from student_trainer.rollout import Rollout
-from student_trainer.sampler import TransformersSampler
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
-from tests.rollout_server.conftest import disturb
+from tests.rollout_server.conftest import disturb, own_answers
 
 pytestmark = [
     pytest.mark.vllm,
@@ -21,15 +19,6 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("default"),
 ]
-
-
-def own_answers(student: Student, prompts) -> list[list[int]]:
-    """Greedy, by the student itself."""
-    student.model.model.rope_deltas = None
-    sampler = TransformersSampler(
-        student, TransformersSamplerConfig(max_new_tokens=16), student.vocab_size
-    )
-    return [sampler.answer([prompt], 1)[0].tolist() for prompt in prompts]
 
 
 def answers(sampler: VllmSampler, prompts) -> list[list[int]]:
