@@ -35,8 +35,14 @@ def serve(config: ServeConfig) -> None:
 
 async def start_engine(config: ServeConfig) -> Engine:
     """Load the model; raises ValueError or OSError where that can't be done."""
-    from rollout_server.vllm_engine import VllmEngine
-
+    try:
+        from rollout_server.vllm_engine import VllmEngine
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise OSError(
+            "there is no vLLM here; run rollout-server in the vLLM environment"
+        ) from error
     return VllmEngine(config)
 
 

@@ -54,7 +54,7 @@ class Servicer(RolloutsServicer):
         async with _aborts(context):
             self._refuse_dead()
             info = self._engine.info
-            check_size(request.ByteSize(), info.limits.max_request_bytes)
+            check_size("the request", request.ByteSize(), info.limits.max_request_bytes)
             wanted = rollout_request_from_proto(request)
             check_request(wanted, info, self._engine.placeholder_id)
             async with (
@@ -72,7 +72,7 @@ class Servicer(RolloutsServicer):
         """Take all weights in, then load them at once."""
         async with _aborts(context):
             self._refuse_dead()
-            started_s = time.monotonic()
+            started_s, limits = time.monotonic(), self._engine.info.limits
             first = await anext(aiter(request_iterator), pb.WeightMessage())
             weights, policy = weights_header_from_proto(first.header)
             self._engine.layout.check(weights)
@@ -83,6 +83,7 @@ class Servicer(RolloutsServicer):
                         raise InvalidItem(
                             "after the header come chunks alone", ErrorDetail("message")
                         )
+                    check_size("chunk", len(message.chunk), limits.max_chunk_bytes)
                     staging.write(message.chunk)
                 received_s = time.monotonic()
                 # A client that goes away now must not leave half of the weights behind.

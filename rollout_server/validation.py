@@ -8,12 +8,12 @@ from protos.rollout_info import RolloutInfo
 from protos.rollout_request import RolloutPrompt, RolloutRequest
 
 
-def check_size(message_bytes: int, limit: int) -> None:
-    """Raise LimitExceeded where a request is larger than what is taken."""
-    if message_bytes > limit:
+def check_size(field: str, size_bytes: int, limit: int) -> None:
+    """Raise LimitExceeded where a request, or a piece of the weights, is larger than what is taken."""
+    if size_bytes > limit:
         raise LimitExceeded(
-            f"the request has {message_bytes} bytes, the limit is {limit}; send it in parts",
-            ErrorDetail("prompts", str(message_bytes), str(limit)),
+            f"{field} has {size_bytes} bytes, the limit is {limit}; send it in parts",
+            ErrorDetail(field, str(size_bytes), str(limit)),
         )
 
 

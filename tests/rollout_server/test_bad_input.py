@@ -183,6 +183,8 @@ def test_the_order_of_weight_messages_is_checked(rollout_server, good, client, s
     assert code(header, header) == grpc.StatusCode.INVALID_ARGUMENT
     assert code(nameless) == grpc.StatusCode.INVALID_ARGUMENT
     assert code(strange) == grpc.StatusCode.INVALID_ARGUMENT
+    large = pb.WeightMessage(chunk=bytes(client.info.limits.max_chunk_bytes + 1))
+    assert code(header, large) == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len(list(client.sample(good))) == 4
 
 

@@ -53,6 +53,8 @@ def test_every_shipped_toml_parses_with_its_class(path: Path) -> None:
         ({"objective": {"name": "vsg"}}, "objective.name"),
         ({"objective": {"eta": 0.0}}, 'positive number or "auto"'),
         ({"batch": {"microbatch": 0}}, "batch.microbatch"),
+        ({"sampler": {"kind": "sglang"}}, "'sglang'.*'transformers', 'vllm'"),
+        ({"sampler": {"address": "there:1"}}, "sampler.transformers.address"),
     ],
 )
 def test_what_is_not_a_setting_is_refused_by_name(values: dict[str, Any], key: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from protos.errors import PreconditionFailed
+from protos.errors import PreconditionFailed, TeacherError
 from student_trainer.config import DataConfig, TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.data import Sample
 from student_trainer.prompting import PromptBuilder
@@ -80,6 +80,28 @@ def test_rollouts_are_those_of_the_weights_that_were_sent(student, address, prom
             sampler.sample(asked, 2, rollouts.__setitem__)
     finally:
         sampler.close()
+
+
+def test_an_update_that_breaks_off_leaves_the_old_weights(student, address, prompts, engine):
+    sampler = connect(student, address)
+    sampler.update(0)
+    loads = engine.loads
+    whole = sampler._buffers
+
+    def torn(state):
+        yield next(whole(state))
+        raise OSError("the trainer died here")
+
+    sampler._buffers = torn
+    with pytest.raises(TeacherError):
+        sampler.update(1)
+    sampler._buffers = whole
+    rollouts = {}
+    sampler.sample(prompts, 0, rollouts.__setitem__)
+    assert len(rollouts) == 3
+    assert engine.loads == loads
+    sampler.update(1)
+    sampler.close()
 
 
 def test_another_model_is_refused(address, llava):
