@@ -142,7 +142,11 @@ def test_training_sends_the_weights_after_every_step(qwen, engine, address, tmp_
     assert all(line["time/weights_s"] > 0 for line in log)
     resumed = settings | {"resume": True, "steps": 3}
     resumed["teacher"] = settings["teacher"] | {"address": "127.0.0.1:1", "connect_timeout_s": 0.1}
-    with pytest.raises(ConnectionError):  # a changed address alone is no other run
+    resumed["sampler"] = settings["sampler"] | {"address": "127.0.0.1:1"}
+    with pytest.raises(ConnectionError):  # changed addresses alone are no other run
+        Trainer(_config(resumed))
+    resumed["sampler"] = settings["sampler"] | {"candidates": 5}
+    with pytest.raises(ValueError, match="other settings of sampler"):
         Trainer(_config(resumed))
 
 
