@@ -1,21 +1,15 @@
 # pyright: reportMissingImports=false
 # vLLM has an environment of its own.
-"""VLLM's engine for generation: one model, whose weights change while it runs.
-
-T response tokens, C candidates, V vocabulary.
-"""
+"""VLLM's engine for generation: one model, whose weights change while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 import vllm
@@ -25,17 +19,14 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
-from vllm.logprobs import FlatLogprobs
-from vllm.outputs import CompletionOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from protos.errors import InternalFault, InvalidItem, Unavailable
 from protos.expansion import placeholder_token
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
-from protos.item import Candidates
 from protos.policy import Policy
 from protos.rollout_info import RolloutInfo
 from protos.rollout_request import RolloutPrompt, RolloutRequest
@@ -45,8 +36,7 @@ from rollout_server.checkpoint_layout import CheckpointLayout
 from rollout_server.config import ServeConfig
 from rollout_server.images import decode_images
 from rollout_server.validation import barred_ids, check_length
-
-log = logging.getLogger(__name__)
+from rollout_server.vllm_sampling import sampled_response, sampling_params
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 WORKER_EXTENSION = f"{weight_transfer.__name__}.{weight_transfer.Registered.__name__}"
@@ -95,7 +85,7 @@ class VllmEngine:
             prepared = asyncio.create_task(self._prepare(index, prompt, request.max_new_tokens))
             tasks.append(prepared)
             for response in range(prompt.responses):
-                params = _params(request, barred, prompt.seed, response)
+                params = sampling_params(request, barred, prompt.seed, response)
                 answers.append(
                     asyncio.create_task(
                         self._respond(request, policy, index, response, prepared, params)
@@ -176,68 +166,7 @@ class VllmEngine:
         (answer,) = output.outputs
         if answer.finish_reason not in ("stop", "length"):
             raise InternalFault(f"prompts[{index}] was ended by the engine: {answer.finish_reason}")
-        _check_stamp(answer, policy)
-        return _response(answer, request, policy, index, response)
-
-
-def _check_stamp(answer: CompletionOutput, policy: Policy | None) -> None:
-    """All tokens must come from `policy`'s weights, by the engine's own account."""
-    if policy is not None:
-        stamps = [span.version for span in answer.weight_versions or ()]
-        if stamps != [str(policy)]:
-            raise InternalFault(f"an answer of policy {policy} came from weights {stamps}")
-
-
-def _response(
-    answer: CompletionOutput,
-    request: RolloutRequest,
-    policy: Policy | None,
-    prompt_index: int,
-    response_index: int,
-) -> SampledResponse:
-    ids = np.array(answer.token_ids, dtype=np.int32)
-    table: Any = answer.logprobs
-    assert isinstance(table, FlatLogprobs)
-    starts = np.array(table.start_indices)
-    logprobs = np.array(table.logprobs, dtype=np.float32)
-    candidates = None
-    if request.candidates:
-        # Each row: the sampled id, then the C top ones.
-        tops = np.array(table.token_ids)[starts[:, None] + 1 + np.arange(request.candidates)]
-        known = tops < (request.vocab_size or np.inf)
-        candidates = Candidates(
-            splits=np.cumsum([0, *known.sum(1)]).astype(np.int32), ids=tops[known].astype(np.int32)
-        )
-    return SampledResponse(
-        prompt_index=prompt_index,
-        response_index=response_index,
-        policy=policy,
-        response_ids=ids,
-        logprobs=logprobs[starts],
-        candidates=candidates,
-        finished=int(ids[-1]) in request.stop_ids,
-    )
-
-
-def _params(request: RolloutRequest, barred: set[int], seed: int, response: int) -> SamplingParams:
-    """The student's own policy: temperature 1, nothing cut off but what is barred."""
-    stream = hashlib.blake2b(seed.to_bytes(8, "little") + response.to_bytes(4, "little"))
-    return SamplingParams(
-        temperature=0.0 if request.greedy else 1.0,
-        top_p=1.0,
-        top_k=0,
-        seed=None if request.greedy else int.from_bytes(stream.digest()[:8], "little") >> 1,
-        max_tokens=request.max_new_tokens,
-        # The end of sequence is the client's to name; the stop id stays in the response.
-        ignore_eos=True,
-        stop_token_ids=request.stop_ids.tolist(),
-        # Added to the logits after log-probabilities are taken: minus infinity is a probability of 0, exactly.
-        logit_bias=dict.fromkeys(barred, float("-inf")) or None,
-        logprobs=request.candidates,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
+        return sampled_response(answer, request, policy, index, response)
 
 
 def _engine_args(config: ServeConfig) -> AsyncEngineArgs:

@@ -57,10 +57,16 @@ class FileWeightTransfer(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Load one file."""
-        if self.device.type != "cpu":
-            super().update_weights(update_info)
-        else:  # the base class waits for an accelerator afterwards, and there is none
-            self.receive_weights(self.parse_update_info(update_info))
+        try:
+            if self.device.type != "cpu":
+                super().update_weights(update_info)
+            else:  # the base class waits for an accelerator afterwards, and there is none
+                self.receive_weights(self.parse_update_info(update_info))
+        except BaseException:
+            # vLLM drops the session without an end. The layers must be whole for the next one; until then nobody
+            # samples what they hold.
+            self.finish_weight_update()
+            raise
 
     def receive_weights(self, update_info: FileUpdateInfo) -> None:
         """Load the file; RuntimeError where it leaves a parameter of the model as it was."""

@@ -5,8 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from protos.errors import PreconditionFailed
+from protos.errors import InternalFault, PreconditionFailed
+from rollout_server.staging import Staging
 from student_trainer.rollout import Rollout
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
@@ -145,6 +147,22 @@ def test_what_stands_for_images_is_never_sampled(sampler, student, prompts):
         assert rollout.candidates is not None
         assert len(rollout.candidates.splits) == len(rollout.response_ids) + 1
         assert rollout.candidates.ids.max(initial=0) < 300
+
+
+def test_a_whole_update_mends_half_a_one(sampler, student, prompts, monkeypatch, tmp_path):
+    disturb(student, "", seed=9)
+    state = student.checkpoint_weights()
+    half = dict(list(state.items())[::2])
+    save_file(half, tmp_path / "half.safetensors")
+    with monkeypatch.context() as torn:
+        torn.setattr(Staging, "complete", lambda self: tmp_path / "half.safetensors")
+        with pytest.raises(InternalFault, match="internal error"):
+            sampler.update(1)
+    for step in (0, 1):
+        with pytest.raises(PreconditionFailed, match="failed half way; send the weights again"):
+            sample(sampler, prompts, step)
+    sampler.update(1)
+    assert answers(sampler, prompts) == own_answers(student, prompts)
 
 
 def test_answers_of_another_policy_are_refused(sampler, prompts):
