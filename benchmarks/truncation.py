@@ -28,7 +28,7 @@ from protos.arrays import as_ids
 from protos.item import Candidates, ScoreItem
 from protos.scores import Scores
 from protos.teacher_info import Limits
-from student_trainer.config import DataConfig, SamplerConfig
+from student_trainer.config import DataConfig, TransformersSamplerConfig
 from student_trainer.data import DataSet
 from student_trainer.loss import (
     language,
@@ -93,7 +93,7 @@ class Toy:
 
     def _sample(self) -> list[Rollout]:
         rollouts: dict[int, Rollout] = {}
-        config = SamplerConfig(max_new_tokens=25, candidates=max(SIZES))
+        config = TransformersSamplerConfig(max_new_tokens=25, candidates=max(SIZES))
         sampler = TransformersSampler(self.student, config, self.student.vocab_size)
         sampler.sample(self.prompts, 0, rollouts.__setitem__)
         return [rollouts[i] for i in range(len(self.prompts))]
@@ -105,7 +105,9 @@ class Toy:
             ScoreItem(
                 rollout.response_ids,
                 k or self.student.vocab_size,
-                None if k is None else Candidates.from_array(rollout.candidates[:, :k]),
+                None
+                if k is None
+                else Candidates.from_array(rollout.candidates.ids.reshape(-1, max(SIZES))[:, :k]),
             )
             for rollout in self.rollouts
             if rollout.candidates is not None

@@ -28,10 +28,10 @@ def client_options() -> ChannelOptions:
     ]
 
 
-def server_options(limits: Limits) -> ChannelOptions:
+def server_options(max_message_bytes: int) -> ChannelOptions:
     """Accept the client's pings, one owner per port, and messages up to the published limit."""
     return [
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # A default server sends clients that ping more often than every five minutes away (GOAWAY, too_many_pings).
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import signal
 import sys
@@ -73,6 +74,7 @@ def _read_config(command: str, settings: type[Settings], arguments: list[str]) -
     parser.add_argument("--config", type=Path)
     known, rest = parser.parse_known_args(arguments)
     values = tomllib.loads(known.config.read_text()) if known.config else {}
+    _set_kinds(values, rest)
     return tyro.cli(
         settings,
         args=rest,
@@ -80,6 +82,16 @@ def _read_config(command: str, settings: type[Settings], arguments: list[str]) -
         prog=f"student-trainer {command} [--config TOML]",
         description=f"{settings.__doc__} Options override the TOML file given with --config.",
     )
+
+
+def _set_kinds(values: dict[str, Any], arguments: list[str]) -> None:
+    """Put `--sampler.kind vllm` into the tables: the kind decides which other options there are."""
+    for option, value in itertools.pairwise(arguments):
+        if option.startswith("--") and option.endswith(".kind"):
+            table = values
+            for name in option[2:].split(".")[:-1]:
+                table = table.setdefault(name, {})
+            table["kind"] = value
 
 
 def _quiet_progress_bars() -> None:

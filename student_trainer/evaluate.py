@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from student_trainer.answer import is_correct
 from student_trainer.prompting import StudentPrompt
-from student_trainer.sampler import TransformersSampler
+from student_trainer.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,7 @@ class Evaluation:
     responses: list[str]
 
 
-def evaluate(
-    sampler: TransformersSampler, prompts: Iterable[StudentPrompt], batch_size: int
-) -> Evaluation:
+def evaluate(sampler: Sampler, prompts: Iterable[StudentPrompt], batch_size: int) -> Evaluation:
     """Answer every prompt greedily and compare; no more than a batch of prompts is held at a time."""
     tokenizer = sampler.student.processor.tokenizer
     waiting = iter(prompts)

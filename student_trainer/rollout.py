@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from protos.arrays import Ids
+from protos.item import Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,9 +15,13 @@ class Rollout:
 
     response_ids: Ids
     """i32 [T], the end of sequence included where it was reached."""
-    candidates: np.ndarray | None
-    """i32 [T, C], the student's own top ids of every step."""
+    candidates: Candidates | None
+    """The student's own top ids of every step."""
     finished: bool
     """False where the longest response was cut."""
     policy_step: int
     """Optimizer steps that the policy had seen."""
+
+
+OnFinished = Callable[[int, Rollout], None]
+"""Takes a prompt's index and its answer, as soon as that is finished."""

@@ -24,6 +24,9 @@ FREE_TO_CHANGE = {
 """Settings that a resumed run may change: they don't enter what the parameters become, or are about who scores."""
 
 
+FREE_IN_SAMPLER = {"address", "timeout_s", "connect_timeout_s"}
+
+
 def write_config(config: TrainConfig, teacher: TeacherInfo, processor_fingerprint: str) -> None:
     """Write `run_dir`/config.toml; `processor_fingerprint` is the student's."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
@@ -48,10 +51,17 @@ def refuse_changes(config: TrainConfig) -> None:
     changed = [
         name
         for name in TrainConfig.model_fields
-        if name not in FREE_TO_CHANGE and getattr(before, name) != getattr(config, name)
+        if name not in FREE_TO_CHANGE and _substance(before, name) != _substance(config, name)
     ]
     if changed:
         raise ValueError(
             f"{path} was made with other settings of {', '.join(changed)}: resume with the same ones "
             f"(--config {path}), or start a new run with another --run-dir"
         )
+
+
+def _substance(config: TrainConfig, name: str) -> object:
+    """A setting without what is only about where the sampler runs."""
+    if name == "sampler":
+        return config.sampler.model_dump(exclude=FREE_IN_SAMPLER)
+    return getattr(config, name)

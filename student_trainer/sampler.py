@@ -20,12 +20,11 @@ from transformers import (
 )
 
 from protos.arrays import Ids
-from student_trainer.config import SamplerConfig
+from protos.item import Candidates
+from student_trainer.config import TransformersSamplerConfig
 from student_trainer.prompting import StudentPrompt
-from student_trainer.rollout import Rollout
+from student_trainer.rollout import OnFinished, Rollout
 from student_trainer.student import Student
-
-OnFinished = Callable[[int, Rollout], None]
 
 
 @dataclass
@@ -33,9 +32,15 @@ class TransformersSampler:
     """Samples at temperature 1 from the whole vocabulary, less the ids that stand for images and padding."""
 
     student: Student
-    config: SamplerConfig
+    config: TransformersSamplerConfig
     vocab_size: int
     """Ids at or above it are not sampled: the smaller of student's and teacher's."""
+
+    def update(self, policy_step: int) -> None:
+        """Nothing to do: the student itself samples."""
+
+    def close(self) -> None:
+        """Nothing to close."""
 
     def sample(
         self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
@@ -109,11 +114,11 @@ class _Recorder(LogitsProcessor):
         scores[:, self._vocab_size :] = float("-inf")
         return scores
 
-    def candidates(self, row: int, tokens: int) -> np.ndarray | None:
-        """i32 [tokens, C]"""
+    def candidates(self, row: int, tokens: int) -> Candidates | None:
+        """C ids for each token of a finished response."""
         if not self._count:
             return None
-        return np.stack([step[row] for step in self._steps[:tokens]])
+        return Candidates.from_array(np.stack([step[row] for step in self._steps[:tokens]]))
 
 
 class _Watcher(StoppingCriteria):

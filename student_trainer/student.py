@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from student_trainer.prompting import StudentContext, StudentPrompt
 from student_trainer.rollout import Rollout
@@ -117,6 +119,11 @@ class Student:
         for name in sorted({n for c in contexts for n in c.tensors}):
             inputs[name] = torch.cat([c.tensors[name] for c in contexts if name in c.tensors])
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+
+    def checkpoint_weights(self) -> dict[str, Tensor]:
+        """All weights as `save` would write them: under the checkpoint's names, tied ones once. Not copies."""
+        state = remove_tied_weights_from_state_dict(self.model.state_dict(), self.model)
+        return revert_weight_conversion(self.model, state)
 
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder that `from_pretrained` loads."""

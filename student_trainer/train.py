@@ -20,7 +20,7 @@ from protos.errors import (
     InvalidItem,
     LimitExceeded,
 )
-from protos.item import Candidates, ScoreItem
+from protos.item import ScoreItem
 from protos.scores import Scores
 from protos.sync_client import SyncTeacherClient
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
@@ -33,7 +33,7 @@ from student_trainer.metrics import MetricsLog
 from student_trainer.prompting import PromptBuilder, StudentPrompt
 from student_trainer.rollout import Rollout
 from student_trainer.run_config import refuse_changes, write_config
-from student_trainer.sampler import TransformersSampler
+from student_trainer.sampling import make_sampler
 from student_trainer.student import Student
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class Trainer:
             self.student, config.objective, config.optimizer, config.batch, self._vocab_size
         )
         self.step = restore(last, self.learner) if last else 0
-        self.sampler = TransformersSampler(self.student, config.sampler, self._vocab_size)
+        self.sampler = make_sampler(config.sampler, self.student, self.builder, self._vocab_size)
+        self.sampler.update(self.step)
         write_config(config, self.teacher.info, self.builder.processor_fingerprint)
         self._log = MetricsLog(config.run_dir, self.step)
         self._blind_steps = 0
@@ -92,6 +93,7 @@ class Trainer:
 
     def __exit__(self, *_: object) -> None:
         self._log.close()
+        self.sampler.close()
         self.teacher.close()
 
     def run(self) -> Path:
@@ -126,8 +128,14 @@ class Trainer:
         update_s = time.monotonic()
         metrics |= self.learner.step(batch)
         self.step += 1
+        updated_s = time.monotonic()
+        self.sampler.update(self.step)
         now_s = time.monotonic()
-        metrics |= {"time/update_s": now_s - update_s, "time/step_s": now_s - started_s}
+        metrics |= {
+            "time/update_s": updated_s - update_s,
+            "time/weights_s": now_s - updated_s,
+            "time/step_s": now_s - started_s,
+        }
         return metrics
 
     def validate(self) -> float:
@@ -217,11 +225,10 @@ class Trainer:
                 scores[i].add_done_callback(functools.partial(answered, i=i))
 
     def _item(self, rollout: Rollout) -> ScoreItem:
-        candidates = rollout.candidates
         return ScoreItem(
             response_ids=rollout.response_ids,
             k=self._config.teacher.k,
-            candidates=None if candidates is None else Candidates.from_array(candidates),
+            candidates=rollout.candidates,
             dtype=self._config.teacher.dtype,
             vocab_size=self._vocab_size,
         )

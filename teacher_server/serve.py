@@ -67,7 +67,7 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
     """A server that answers at the address given; leaving the context drains it and closes the engine."""
     core = TeacherCore(engine)
     servicer = Servicer(core, config.limits.stream_window_tokens)
-    server = grpc.aio.server(options=server_options(core.info.limits))
+    server = grpc.aio.server(options=server_options(core.info.limits.max_message_bytes))
     add_TeacherServicer_to_server(servicer, server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -1,4 +1,4 @@
-"""Imports point one way: teacher_server -> protos <- student_trainer, and heavy ones wait."""
+"""Imports point one way: both servers -> protos <- student_trainer, and heavy ones wait."""
 
 import ast
 import subprocess
@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "protos": {
         *("torch", "transformers", "vllm", "PIL", "pydantic"),
-        *("teacher_server", "student_trainer", "examples", "benchmarks"),
+        *("teacher_server", "rollout_server", "student_trainer", "examples", "benchmarks"),
     },
-    "teacher_server": {"student_trainer", "examples", "benchmarks"},
-    "student_trainer": {"teacher_server", "examples", "benchmarks", "vllm"},
+    "teacher_server": {"rollout_server", "student_trainer", "examples", "benchmarks"},
+    "rollout_server": {"teacher_server", "student_trainer", "examples", "benchmarks"},
+    "student_trainer": {"teacher_server", "rollout_server", "examples", "benchmarks", "vllm"},
 }
 
 
@@ -55,7 +56,9 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
     [
         ("protos.client", {"torch", "transformers", "vllm", "PIL", "pydantic"}),
         ("protos.sync_client", {"torch", "transformers", "vllm", "PIL", "pydantic"}),
+        ("protos.rollout_client", {"torch", "transformers", "vllm", "PIL", "pydantic"}),
         ("teacher_server.cli", {"torch", "transformers", "vllm"}),
+        ("rollout_server.cli", {"torch", "transformers", "vllm"}),
         ("student_trainer.cli", {"torch", "transformers"}),
     ],
 )

@@ -1,5 +1,6 @@
 """The two commands as a person types them."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -9,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from rollout_server import cli as rollout_cli
 from student_trainer import cli as student_cli
+from student_trainer.config import TrainConfig, VllmSamplerConfig
 from teacher_server import cli as teacher_cli
 
-COMMANDS = {"teacher-server": ["serve"], "student-trainer": ["train", "demo"]}
+COMMANDS = {
+    "teacher-server": ["serve"],
+    "rollout-server": ["serve"],
+    "student-trainer": ["train", "demo"],
+}
 ALL = [
     [tool, *command] for tool, names in COMMANDS.items() for command in [[], *[[n] for n in names]]
 ]
@@ -32,7 +39,9 @@ def test_help_tells_what_there_is(command):
         assert name in done.stdout or len(command) > 1
 
 
-@pytest.mark.parametrize("module", ["teacher_server.cli", "student_trainer.cli"])
+@pytest.mark.parametrize(
+    "module", ["teacher_server.cli", "rollout_server.cli", "student_trainer.cli"]
+)
 def test_help_needs_no_torch(module):
     code = (
         f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
@@ -49,7 +58,11 @@ def test_help_needs_no_torch(module):
         (teacher_cli.main, ["serve", "--model", "/no/such/model"], "/no/such/model"),
         (teacher_cli.main, ["fly"], "unknown command 'fly'"),
         (teacher_cli.main, [], "usage"),
+        (rollout_cli.main, ["serve"], "--model"),
+        (rollout_cli.main, ["serve", "--model", "m", "--server.host", "0.0.0.0"], "--server.insecure"),
+        (rollout_cli.main, ["fly"], "unknown command 'fly'"),
         (student_cli.main, ["train"], "--data.train"),
+        (student_cli.main, ["train", "--sampler.kind", "vlm"], "'vlm'"),
         (student_cli.main, ["demo", "--config", "/nowhere.toml"], "/nowhere.toml"),
         (student_cli.main, ["fly"], "unknown command 'fly'"),
     ],
@@ -63,6 +76,23 @@ def test_wrong_settings_end_with_2_and_say_what_to_do(main, arguments, says, cap
     out, err = capfd.readouterr()
     assert says in out + err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is here")
+def test_without_vllm_the_rollout_server_says_so(capfd):
+    assert rollout_cli.main(["serve", "--model", "m"]) == 2
+    assert "run rollout-server in the vLLM environment" in capfd.readouterr().err
+
+
+def test_the_kind_of_sampler_may_be_a_flag(tmp_path):
+    path = tmp_path / "student.toml"
+    path.write_text("[sampler]\ncandidates = 3\n")
+    arguments = ["--config", str(path), "--sampler.kind", "vllm", "--sampler.address", "there:1"]
+    sampler = student_cli._read_config("train", TrainConfig, arguments).sampler
+    assert sampler == VllmSamplerConfig(candidates=3, address="there:1")
+    assert (
+        student_cli._read_config("train", TrainConfig, arguments[:2]).sampler.kind == "transformers"
+    )
 
 
 def test_a_wrong_flag_is_named(capfd):

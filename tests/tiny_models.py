@@ -66,11 +66,8 @@ def make_tokenizer(*special: str) -> PreTrainedTokenizerFast:
     )
 
 
-def make_qwen3_vl(folder: Path, seed: int, head_dim: int = 16) -> Path:
-    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, untied.
-
-    vLLM's attention on a CPU takes a `head_dim` from 32.
-    """
+def make_qwen3_vl(folder: Path, seed: int, tied: bool = False) -> Path:
+    """Qwen3-VL with other proportions than the toy's: 2 deepstack layers, grouped heads 6:2, heads that vLLM takes."""
     tokenizer = make_tokenizer(
         "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
     )
@@ -89,17 +86,18 @@ def make_qwen3_vl(folder: Path, seed: int, head_dim: int = 16) -> Path:
             "num_hidden_layers": 3,
             "num_attention_heads": 6,
             "num_key_value_heads": 2,
-            "head_dim": head_dim,
+            "head_dim": 32,
             "max_position_embeddings": 512,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10_000.0,
-                "mrope_section": [head_dim // 4, head_dim // 8, head_dim // 8],
+                "mrope_section": [8, 4, 4],
                 "mrope_interleaved": True,
             },
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "bos_token_id": None,
+            "tie_word_embeddings": tied,
         },
         vision_config={
             "hidden_size": 32,
@@ -117,7 +115,7 @@ def make_qwen3_vl(folder: Path, seed: int, head_dim: int = 16) -> Path:
         video_token_id=id_of("<|video_pad|>"),
         vision_start_token_id=id_of("<|vision_start|>"),
         vision_end_token_id=id_of("<|vision_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     return _save(Qwen3VLForConditionalGeneration, config, processor, folder, seed)
 

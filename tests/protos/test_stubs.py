@@ -1,4 +1,4 @@
-"""The committed stubs are what grpc_tools makes of the schema, byte for byte."""
+"""The committed stubs are what grpc_tools makes of the schemas, byte for byte."""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STUBS = ("teacher_pb2.py", "teacher_pb2.pyi", "teacher_pb2_grpc.py")
+SCHEMAS = ("teacher", "rollout")
+STUBS = [f"{schema}_{kind}" for schema in SCHEMAS for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py")]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "grpc_tools.protoc",
         "-I.",
         *outputs,
-        "protos/v1/teacher.proto",
+        *(f"protos/v1/{schema}.proto" for schema in SCHEMAS),
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     return out / "protos" / "v1"

@@ -10,8 +10,8 @@ from student_trainer.config import (
     DataConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    SamplerConfig,
     TrainConfig,
+    TransformersSamplerConfig,
 )
 from student_trainer.demo_config import DemoConfig
 from student_trainer.run_config import write_config
@@ -53,6 +53,8 @@ def test_every_shipped_toml_parses_with_its_class(path: Path) -> None:
         ({"objective": {"name": "vsg"}}, "objective.name"),
         ({"objective": {"eta": 0.0}}, 'positive number or "auto"'),
         ({"batch": {"microbatch": 0}}, "batch.microbatch"),
+        ({"sampler": {"kind": "sglang"}}, "'sglang'.*'transformers', 'vllm'"),
+        ({"sampler": {"address": "there:1"}}, "sampler.transformers.address"),
     ],
 )
 def test_what_is_not_a_setting_is_refused_by_name(values: dict[str, Any], key: str) -> None:
@@ -102,7 +104,7 @@ def written(config: TrainConfig, info: TeacherInfo) -> TrainConfig:
         {"objective": ObjectiveConfig(name="vgs", eta=0.41, lambda_=0.5, detach_target=False)},
         {"optimizer": OptimizerConfig(lr=1e-6, betas=(0.8, 0.95), max_grad_norm=0.5)},
         {"optimizer": OptimizerConfig(max_grad_norm=0.0)},
-        {"sampler": SamplerConfig(candidates=0), "model": 'a "quoted" C:\\folder'},
+        {"sampler": TransformersSamplerConfig(candidates=0), "model": 'a "quoted" C:\\folder'},
         {
             "data": DataConfig(
                 validation="v.parquet", system_prompt='Put it in \\boxed{}.\n"Think."'

@@ -36,7 +36,7 @@ from teacher_server.engines.vllm_engine import VllmEngine
 from teacher_server.serve import running_server, start_engine
 from tests.pictures import noise
 from tests.reference import Reference
-from tests.tiny_models import make_qwen2_5_vl, make_qwen3_vl
+from tests.tiny_models import make_qwen2_5_vl
 
 QUESTION = "what stands in the picture?"
 SETTINGS = {"kv_cache_gb": 0.25, "enforce_eager": True, "threads": 1, "max_num_seqs": 16}
@@ -86,16 +86,10 @@ async def served(folder: Path, **engine) -> AsyncIterator[Served]:
         yield Served(address, running, Reference.load(folder))
 
 
-@pytest.fixture(scope="module")
-def wide_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With heads as wide as vLLM's attention on a CPU wants them."""
-    return make_qwen3_vl(tmp_path_factory.mktemp("wide"), seed=1, head_dim=32)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(wide_qwen: Path) -> AsyncIterator[Served]:
+async def server(qwen: Path) -> AsyncIterator[Served]:
     """Prompts are longer than a step, so that prefill comes in chunks; few halves may wait."""
-    async with served(wide_qwen, max_batch_tokens=48, max_parked_rows=500) as found:
+    async with served(qwen, max_batch_tokens=48, max_parked_rows=500) as found:
         yield found
 
 
@@ -353,14 +347,14 @@ async def test_another_family_in_long_steps(tmp_path: Path, photographs) -> None
 
 @pytest.mark.long
 @pytest.mark.parametrize("parallel", ["tensor_parallel_size", "data_parallel_size"])
-async def test_two_ranks(wide_qwen: Path, photographs, parallel: str) -> None:
+async def test_two_ranks(qwen: Path, photographs, parallel: str) -> None:
     """Split or doubled, the answers are the same, and nothing stays parked on any rank."""
     cases = [
         (QUESTION, (noise(i, (64, 64), "PNG"),), random_response(10 * i + j, 5 + j))
         for i in range(4)
         for j in range(3)
     ]
-    async with served(wide_qwen, max_batch_tokens=64, **{parallel: 2}) as found:
+    async with served(qwen, max_batch_tokens=64, **{parallel: 2}) as found:
         for _ in range(2):  # the second time from the cache
             found.check(await found.score(cases, k=5), cases)
         assert await settled(found.engine) == 0
@@ -368,11 +362,11 @@ async def test_two_ranks(wide_qwen: Path, photographs, parallel: str) -> None:
 
 
 @pytest.fixture
-def process(wide_qwen: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def process(qwen: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     port_file = tmp_path / "port"
     flags = [f"--engine.{k.replace('_', '-')}={v}" for k, v in SETTINGS.items() if v is not True]
     command = [
-        *(sys.executable, "-m", "teacher_server", "serve", "--model", str(wide_qwen)),
+        *(sys.executable, "-m", "teacher_server", "serve", "--model", str(qwen)),
         *("--engine.kind", "vllm", "--engine.enforce-eager", *flags),
         *("--server.port", "0", "--server.port-file", str(port_file)),
     ]

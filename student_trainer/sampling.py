@@ -1,0 +1,47 @@
+"""Who samples: the trainer itself or a rollout server. Both have one face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from protos.arrays import Ids
+from student_trainer.config import SamplerConfig, VllmSamplerConfig
+from student_trainer.prompting import PromptBuilder, StudentPrompt
+from student_trainer.rollout import OnFinished
+from student_trainer.sampler import TransformersSampler
+from student_trainer.student import Student
+from student_trainer.vllm_sampler import VllmSampler
+
+
+class Sampler(Protocol):
+    """Answers of the student as it is now."""
+
+    student: Student
+
+    def update(self, policy_step: int) -> None:
+        """Sample from now on with the student's present weights, those after `policy_step` optimizer steps."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+    ) -> None:
+        """One response to each prompt; `on_finished(index, rollout)` is called while others still grow."""
+        ...
+
+    def answer(self, prompts: Sequence[StudentPrompt], batch_size: int) -> list[Ids]:
+        """Greedy responses, in order, for evaluation."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        ...
+
+
+def make_sampler(
+    config: SamplerConfig, student: Student, builder: PromptBuilder, vocab_size: int
+) -> Sampler:
+    """The sampler that the configuration names; ids at or above `vocab_size` are never sampled."""
+    if isinstance(config, VllmSamplerConfig):
+        return VllmSampler(student, config, vocab_size, builder)
+    return TransformersSampler(student, config, vocab_size)
