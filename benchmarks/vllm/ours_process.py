@@ -56,11 +56,12 @@ async def main(config: ServeConfig) -> None:
 
 
 async def state(engine: VllmEngine) -> dict[str, float]:
-    """Gauges: parked halves, resident memory of server and engine processes, prefix hit rates."""
+    """Gauges: halves that wait or run, resident memory of server and engine processes, prefix hit rates."""
     own = psutil.Process()
     resident = sum(p.memory_info().rss for p in (own, *own.children(recursive=True)))
     rates = {f"hit_rate_{c}": engine.prefix_stats.hit_rate(c) for c in ("mm", "text")}
-    return {"parked": await engine.parked_pairs(), "resident_mb": resident / 1e6, **rates}
+    parked = await engine.parked_pairs() + engine.unfinished_requests
+    return {"parked": parked, "resident_mb": resident / 1e6, **rates}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.vllm.peers import Ours
 from protos.arrays import Ids, as_ids
-from protos.client import TeacherClient
+from protos.client import PutPrompt, TeacherClient
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
@@ -125,7 +125,7 @@ class _Plain:
 
 async def _from_vllm(plain: _Plain, cases: list[tuple[dict[str, Any], Ids]]) -> list[Scores]:
     async with Ours.start(plain.folder) as ours, TeacherClient(ours.address) as teacher:
-        puts = {id(row): await teacher.put_prompt(plain.prompt(row)) for row, _ in cases[:1]}
+        puts: dict[int, PutPrompt] = {}
         for row, _ in cases:
             if id(row) not in puts:
                 puts[id(row)] = await teacher.put_prompt(plain.prompt(row))

@@ -176,6 +176,11 @@ class VllmEngine:
         self._on_prepare.shutdown()
         await asyncio.to_thread(self._llm.shutdown)
 
+    @property
+    def unfinished_requests(self) -> int:
+        """Requests that vLLM has and has not answered."""
+        return self._llm.get_num_unfinished_requests()
+
     async def parked_pairs(self) -> int:
         """Halves that wait in the engine for the other context; 0 when nothing runs."""
         return len(await self.leftovers.parked_keys())
