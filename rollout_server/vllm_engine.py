@@ -139,6 +139,7 @@ class VllmEngine:
             raw["multi_modal_data"] = {"image": images}
         try:
             parsed: Any = parse_model_prompt(self._llm.model_config, raw)
+            rendered: Any
             (rendered,) = await self._llm.renderer.render_cmpl_async([parsed])
         except (VLLMClientError, ValueError, RuntimeError) as error:
             raise InvalidItem(f"{field} does not fit the model: {error}") from error
@@ -182,13 +183,15 @@ def _engine_args(config: ServeConfig) -> AsyncEngineArgs:
         generation_config="vllm",
         logprobs_mode="raw_logprobs",
         max_logprobs=limits.max_candidates,
-        max_model_len=engine.context_length,
+        max_model_len=engine.context_length,  # pyright: ignore[reportArgumentType]  # None: the model's own
         max_num_seqs=engine.max_running,
         block_size=engine.block_size,
         enforce_eager=engine.eager,
         tensor_parallel_size=engine.tensor_parallel,
         gpu_memory_utilization=engine.memory_share,
-        kv_cache_memory_bytes=engine.kv_cache_gib and round(engine.kv_cache_gib * gib),
+        kv_cache_memory_bytes=None
+        if engine.kv_cache_gib is None
+        else round(engine.kv_cache_gib * gib),
         enable_prefix_caching=engine.prefix_cache,
         limit_mm_per_prompt={"image": limits.max_images, "video": 0},
         # Each prompt is preprocessed once as it is; a second store would only have to be kept in step.
