@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 "no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file"
             )
-        _run_serve(config)
+        status = _run_serve(config)
     except ValidationError as error:
         for wrong in error.errors():
             place = ".".join(map(str, wrong["loc"]))
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"rollout-server serve: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 def _read_config(arguments: list[str]) -> ServeConfig:
@@ -64,10 +64,15 @@ def _read_config(arguments: list[str]) -> ServeConfig:
     )
 
 
-def _run_serve(config: ServeConfig) -> None:
+def _run_serve(config: ServeConfig) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    from rollout_server.serve import serve
+    from rollout_server.serve import EngineDied, serve
 
-    serve(config)
+    try:
+        serve(config)
+    except EngineDied as error:
+        print(f"rollout-server serve: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -26,10 +26,16 @@ log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Rollouts"].full_name
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+DEATH_WATCH_S = 0.5
+
+
+class EngineDied(RuntimeError):
+    """The engine can never answer again; a supervisor should start the process anew."""
 
 
 def serve(config: ServeConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; raises EngineDied where the engine ends before."""
     asyncio.run(_serve(config))
 
 
@@ -71,13 +77,28 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
         await server.start()
         for name in ("", SERVICE):
             await health.set(name, SERVING)
+        undertaker = asyncio.create_task(_when_died(engine, health))
         try:
             yield f"{host}:{port}"
         finally:
+            undertaker.cancel()
             await health.enter_graceful_shutdown()
             await server.stop(config.server.grace_s)
     finally:
         engine.close()
+
+
+async def died(engine: Engine) -> None:
+    """Returns when the engine can never answer again."""
+    while engine.alive:
+        await asyncio.sleep(DEATH_WATCH_S)
+
+
+async def _when_died(engine: Engine, health: HealthServicer) -> None:
+    await died(engine)
+    log.critical("engine_died; nothing can be sampled any more")
+    for name in ("", SERVICE):
+        await health.set(name, NOT_SERVING)
 
 
 async def _serve(config: ServeConfig) -> None:
@@ -90,8 +111,13 @@ async def _serve(config: ServeConfig) -> None:
         log.info("serving address=%s model=%s", address, config.model)
         if config.server.port_file is not None:
             _write_whole(config.server.port_file, address)
-        await stop.wait()
+        stopped, dead = asyncio.create_task(stop.wait()), asyncio.create_task(died(engine))
+        await asyncio.wait({stopped, dead}, return_when=asyncio.FIRST_COMPLETED)
+        dead.cancel()
         log.info("stopping grace_s=%g", config.server.grace_s)
+    if not stopped.done():
+        stopped.cancel()
+        raise EngineDied("the engine died; its log says why")
     log.info("stopped")
 
 

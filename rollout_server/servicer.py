@@ -15,7 +15,6 @@ import grpc
 import grpc.aio
 
 from protos.errors import CODES, ErrorDetail, InvalidItem, TeacherError, Unavailable
-from protos.policy import Policy
 from protos.rollout_codec import (
     policy_to_proto,
     rollout_info_to_proto,
@@ -87,8 +86,9 @@ class Servicer(RolloutsServicer):
                     staging.write(message.chunk)
                 received_s = time.monotonic()
                 # A client that goes away now must not leave half of the weights behind.
-                loading = asyncio.create_task(self._load(staging.complete(), policy))
-                await _finish(loading)
+                path = staging.complete()
+                async with self._gate.updating(policy):
+                    await _finish(asyncio.create_task(self._engine.load(path, policy)))
             loaded_s = time.monotonic()
             log.info(
                 "updated policy=%s receive_s=%.3f load_s=%.3f",
@@ -103,22 +103,22 @@ class Servicer(RolloutsServicer):
             )
         raise AssertionError("unreachable: an error has aborted the call")
 
-    async def _load(self, path: Path, policy: Policy) -> None:
-        async with self._gate.updating(policy):
-            await self._engine.load(path, policy)
-
     def _refuse_dead(self) -> None:
         if not self._engine.alive:
             raise Unavailable("the engine has died; restart the rollout server")
 
 
 async def _finish(work: asyncio.Task[None]) -> None:
-    """Wait for `work` to the end, even when cancelled meanwhile."""
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
+    """Wait for `work` to the end, however often this is cancelled meanwhile."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    await work
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 @contextlib.asynccontextmanager

@@ -103,15 +103,21 @@ class VllmEngine:
     async def load(self, path: Path, policy: Policy) -> None:
         """Replace all weights by a safetensors file's. What may still run was given up by its client."""
         # Also empties the caches of prefixes and of encoded images: both are the old weights' work.
-        await self._llm.pause_generation(mode="abort", clear_cache=True)
         try:
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(
-                WeightTransferUpdateRequest(update_info={"path": str(path)})
-            )
-            await self._llm.finish_weight_update(weight_version=str(policy))
-        finally:
-            await self._llm.resume_generation()
+            await self._llm.pause_generation(mode="abort", clear_cache=True)
+            try:
+                await self._llm.start_weight_update()
+                await self._llm.update_weights(
+                    WeightTransferUpdateRequest(update_info={"path": str(path)})
+                )
+                await self._llm.finish_weight_update(weight_version=str(policy))
+            finally:
+                if self.alive:
+                    await self._llm.resume_generation()
+        except Exception as error:
+            if isinstance(error, EngineDeadError) or not self.alive:
+                raise Unavailable("the engine died while it took new weights") from error
+            raise
 
     def _describe(self, config: ServeConfig, processor: Any) -> RolloutInfo:
         model = self._llm.model_config

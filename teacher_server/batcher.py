@@ -29,6 +29,27 @@ class _Waiting:
     since_s: float
 
 
+class _Batch:
+    """Grows while its padded tokens, over both contexts, fit the budget; the first job always does."""
+
+    def __init__(self, engine: BatchEngine, score_batch_tokens: int, first: Turn[_Waiting]) -> None:
+        self._budget = engine.max_batch_tokens
+        if first.priority == "score":
+            self._budget = min(self._budget, score_batch_tokens)
+        self._max_jobs = engine.max_batch_jobs
+        self._longest = first.item.job.longest
+        self.waiting = [first.item]
+
+    def has_room(self, job: Job) -> bool:
+        if self._max_jobs is not None and len(self.waiting) >= self._max_jobs:
+            return False
+        return max(self._longest, job.longest) * 2 * (len(self.waiting) + 1) <= self._budget
+
+    def add(self, turn: Turn[_Waiting]) -> None:
+        self._longest = max(self._longest, turn.item.job.longest)
+        self.waiting.append(turn.item)
+
+
 class Batcher:
     """Clients take turns by tokens; responses to the first one's prompt may join its batch early.
 
@@ -87,17 +108,17 @@ class Batcher:
             self._queue.withdraw(turn)
 
     async def died(self) -> None:
-        """See Engine.died: an engine on a thread of this process lives as long as the process."""
-        await asyncio.Event().wait()
+        """See Engine.died: an engine on a thread of this process lives as long as the batcher runs."""
+        await asyncio.wait({self._runner})
 
     async def close(self) -> None:
         """Let the running batch end, fail what still waits, free the threads."""
         self._closed = True
         self._arrived.set()
         await self._runner
-        for turn in self._queue.in_order():
-            if not turn.item.done.done():
-                turn.item.done.set_exception(Unavailable("the teacher shut down"))
+        while (turn := self._next_turn()) is not None:
+            self._queue.take(turn)
+            turn.item.done.set_exception(Unavailable("the teacher shut down"))
         self._on_engine.shutdown()
         self._on_prepare.shutdown()
 
@@ -116,27 +137,29 @@ class Batcher:
                 self._arrived.clear()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Whose turn it is, the others of its prompt, then the queue's order, within the token budget."""
-        turns = [turn for turn in self._queue.in_order() if not turn.item.done.done()]
-        if not turns:
+        """Whose turn it is, the others of its prompt, then whose turn is next, within the token budget."""
+        first = self._next_turn()
+        if first is None:
             return []
-        first = turns[0]
-        budget = self._engine.max_batch_tokens
-        if first.priority == "score":
-            budget = min(budget, self._score_batch_tokens)
-        prompt = first.item.job.prompt.digest
-        # Stable: the queue's order otherwise. They are of one client, and charged to it like any other.
-        turns.sort(key=lambda turn: turn.item.job.prompt.digest != prompt)
-        batch: list[Turn[_Waiting]] = []
-        longest = contexts = 0
-        for turn in turns[: self._engine.max_batch_jobs]:
-            longest = max(longest, turn.item.job.longest)
-            contexts += 2
-            if batch and longest * contexts > budget:
+        self._queue.take(first)
+        batch = _Batch(self._engine, self._score_batch_tokens, first)
+        for turn in self._queue.line_of(first):
+            same_prompt = turn.item.job.prompt.digest == first.item.job.prompt.digest
+            if same_prompt and not turn.item.done.done() and batch.has_room(turn.item.job):
+                self._queue.take_along(turn)
+                batch.add(turn)
+        while (turn := self._next_turn()) is not None:
+            if turn.priority != first.priority or not batch.has_room(turn.item.job):
                 break
-            batch.append(turn)
-        self._queue.take(batch)
-        return [turn.item for turn in batch]
+            self._queue.take(turn)
+            batch.add(turn)
+        return batch.waiting
+
+    def _next_turn(self) -> Turn[_Waiting] | None:
+        """Whose turn it is, of those that still wait."""
+        while (turn := self._queue.peek()) is not None and turn.item.done.done():
+            self._queue.withdraw(turn)
+        return turn
 
     def _score(self, jobs: list[Job]) -> list[Scores | TeacherError]:
         try:

@@ -1,27 +1,22 @@
 """Whose turn it is: start-time fair queueing of items with a cost, by client, in two priorities.
 
-Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996): an item's start tag is the virtual time, or where its
-client's last item ends if that is later; its end lies cost / weight behind. The lowest start tag is served first, and
-virtual time is the start tag last served. A client that offers more than its share waits behind its own items; one
-that was away gains nothing by it. The lag between two backlogged clients is bounded by their largest items.
+Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996). Each client has a line of its own. The start of the
+first item in a line is the virtual time, or where the client's last served item ended if that is later; an item ends
+cost / weight behind its start. The line with the earliest start is served next, and virtual time is the start last
+served. A client that offers more than its share waits behind its own items, and one that was away gains nothing by it.
 """
 
 from __future__ import annotations
 
-import bisect
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from protos.item import Priority
 
 PRIORITIES: tuple[Priority, ...] = ("train", "score")
 """The first is always served before the second."""
-
-ENDS_KEPT = 1024
-"""Clients remembered before those whose last item is in the past are forgotten."""
 
 T = TypeVar("T")
 
@@ -35,15 +30,16 @@ class Turn(Generic[T]):
     cost: int
     """Tokens."""
     priority: Priority
-    start: float
-    """Virtual time."""
     number: int
     """Of arrival."""
 
-    @property
-    def rank(self) -> tuple[int, float, int]:
-        """Turns are taken in this order."""
-        return PRIORITIES.index(self.priority), self.start, self.number
+
+@dataclass(eq=False)
+class _Line(Generic[T]):
+    turns: dict[int, Turn[T]] = field(default_factory=dict)
+    """By number, in the order of arrival."""
+    end: float = 0.0
+    """Virtual time at which the last served item ended."""
 
 
 class FairQueue(Generic[T]):
@@ -51,69 +47,70 @@ class FairQueue(Generic[T]):
 
     def __init__(self, weight_of: Callable[[str], float] = lambda client: 1.0) -> None:
         self._weight_of = weight_of
-        self._turns: list[Turn[T]] = []  # by rank
-        self._arrivals = itertools.count()
+        self._lines: dict[tuple[Priority, str], _Line[T]] = {}
         self._now: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
-        self._ends: dict[tuple[Priority, str], float] = {}
-        self._waiting: Counter[str] = Counter()
+        self._arrivals = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._turns)
-
-    def waiting_tokens(self, client: str | None = None) -> int:
-        """Cost of what waits, of one client or of all."""
-        return self._waiting.total() if client is None else self._waiting[client]
+        return sum(len(line.turns) for line in self._lines.values())
 
     def push(self, item: T, client: str, cost: int, priority: Priority = "train") -> Turn[T]:
-        """Queue an item; `cost` counts from 1."""
-        if len(self._ends) > ENDS_KEPT:
-            self._ends = {k: end for k, end in self._ends.items() if end > self._now[k[0]]}
-        key = priority, client
-        start = max(self._now[priority], self._ends.get(key, 0.0))
-        self._ends[key] = start + max(1, cost) / self._weight_of(client)
-        turn = Turn(item, client, max(1, cost), priority, start, next(self._arrivals))
-        bisect.insort(self._turns, turn, key=_rank)
-        self._waiting[client] += turn.cost
+        """Put an item at the end of its client's line; `cost` counts from 1."""
+        turn = Turn(item, client, max(1, cost), priority, next(self._arrivals))
+        self._lines.setdefault((priority, client), _Line()).turns[turn.number] = turn
         return turn
 
-    def in_order(self) -> Sequence[Turn[T]]:
-        """All that waits, next first; equal tags in the order of arrival. Copy it before the queue changes."""
-        return self._turns
+    def peek(self) -> Turn[T] | None:
+        """Return whose turn it is; of equal starts, who came first."""
+        for priority in PRIORITIES:
+            heads = [
+                (self._start(key), next(iter(line.turns.values())))
+                for key, line in self._lines.items()
+                if key[0] == priority and line.turns
+            ]
+            if heads:
+                return min(heads, key=lambda head: (head[0], head[1].number))[1]
+        return None
 
-    def take(self, turns: Iterable[Turn[T]]) -> None:
-        """These are served now."""
-        for turn in turns:
-            removed = self._remove(turn)
-            assert removed, "only what waits can be taken"
-            self._now[turn.priority] = max(self._now[turn.priority], turn.start)
-        if not self._turns:
-            self._forget()
+    def line_of(self, turn: Turn[T]) -> Iterable[Turn[T]]:
+        """What waits in the line of `turn`, first come first."""
+        line = self._lines.get((turn.priority, turn.client))
+        return [] if line is None else list(line.turns.values())
+
+    def take(self, turn: Turn[T]) -> None:
+        """Serve the one whose turn it is."""
+        self._now[turn.priority] = self._start((turn.priority, turn.client))
+        self._charge(turn)
+
+    def take_along(self, turn: Turn[T]) -> None:
+        """Serve one out of turn, because it is cheap to: its client is charged, and nobody else's turn moves."""
+        self._charge(turn)
 
     def withdraw(self, turn: Turn[T]) -> None:
-        """It is not wanted any more; no error if it was taken already."""
-        if self._remove(turn):
-            # What was never served is not charged to what its client asks next.
-            key = turn.priority, turn.client
-            if key in self._ends:
-                self._ends[key] -= turn.cost / self._weight_of(turn.client)
-        if not self._turns:
-            self._forget()
+        """It is not wanted any more, and costs nothing; no error if it was taken already."""
+        line = self._lines.get((turn.priority, turn.client))
+        if line is not None:
+            line.turns.pop(turn.number, None)
+            self._forget_the_gone()
 
-    def _remove(self, turn: Turn[T]) -> bool:
-        place = bisect.bisect_left(self._turns, turn.rank, key=_rank)
-        if place == len(self._turns) or self._turns[place] is not turn:
-            return False
-        del self._turns[place]
-        self._waiting[turn.client] -= turn.cost
-        if not self._waiting[turn.client]:
-            del self._waiting[turn.client]
-        return True
+    def _start(self, key: tuple[Priority, str]) -> float:
+        return max(self._now[key[0]], self._lines[key].end)
 
-    def _forget(self) -> None:
-        """An empty queue begins anew: tags stay small, and clients that left take no room."""
-        self._now = dict.fromkeys(PRIORITIES, 0.0)
-        self._ends.clear()
+    def _charge(self, turn: Turn[T]) -> None:
+        key = turn.priority, turn.client
+        line = self._lines[key]
+        del line.turns[turn.number]
+        line.end = self._start(key) + turn.cost / self._weight_of(turn.client)
+        self._forget_the_gone()
 
-
-def _rank(turn: Turn[Any]) -> tuple[int, float, int]:
-    return turn.rank
+    def _forget_the_gone(self) -> None:
+        """A line with nothing in it matters only while its last item lies in the future."""
+        if not len(self):  # begin anew: numbers stay small
+            self._lines.clear()
+            self._now = dict.fromkeys(PRIORITIES, 0.0)
+            return
+        gone = [
+            k for k, line in self._lines.items() if not line.turns and line.end <= self._now[k[0]]
+        ]
+        for key in gone:
+            del self._lines[key]

@@ -44,11 +44,13 @@ class Gate:
             self._open()
 
     def _open(self) -> None:
-        while waiting := self._queue.in_order():
-            entry = waiting[0].item
+        while (turn := self._queue.peek()) is not None:
+            entry = turn.item
+            if entry.opened.done():  # cancelled this moment: it is neither served nor charged
+                self._queue.withdraw(turn)
+                continue
             if self._inside and self._inside + entry.cost > self._capacity:
                 return
-            self._queue.take(waiting[:1])
-            if not entry.opened.done():  # else it was cancelled this moment
-                self._inside += entry.cost
-                entry.opened.set_result(None)
+            self._queue.take(turn)
+            self._inside += entry.cost
+            entry.opened.set_result(None)

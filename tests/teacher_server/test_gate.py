@@ -75,3 +75,19 @@ async def test_training_enters_first() -> None:
     done.set()
     await asyncio.gather(first, score, train)
     assert log == ["first", "train", "score"]
+
+
+async def test_a_crowd_of_cancels_is_not_charged() -> None:
+    gate, log, done = Gate(100), [], asyncio.Event()
+    crowd = [asyncio.create_task(run(gate, job("gone"), log, done)) for _ in range(50)]
+    other = asyncio.create_task(run(gate, job("other"), log, done))
+    await settle()
+    again = [asyncio.create_task(run(gate, job("gone"), log, done)) for _ in range(2)]
+    await settle()
+    for task in crowd:
+        task.cancel()
+    await settle()
+    done.set()
+    await asyncio.gather(other, *again)
+    # One of its jobs was served, so the other client comes first; nothing more was held against it.
+    assert log == ["gone", "other", "gone", "gone"]
