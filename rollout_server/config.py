@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from protos.address import is_loopback
 from protos.rollout_info import RolloutLimits
 
 
@@ -15,15 +15,6 @@ class Settings(BaseModel):
     """Frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class ServerConfig(Settings):
@@ -42,7 +33,7 @@ class ServerConfig(Settings):
 
     @model_validator(mode="after")
     def _loopback_or_insecure(self) -> ServerConfig:
-        if not (self.insecure or _is_loopback(self.host)):
+        if not (self.insecure or is_loopback(self.host)):
             raise ValueError(
                 f"host {self.host!r} is reachable by others, and there is neither TLS nor a token: bind 127.0.0.1, "
                 "or say --server.insecure if the network is yours alone"

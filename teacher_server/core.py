@@ -15,7 +15,7 @@ from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
 from teacher_server.engines.engine import Engine, Job, PreparedPrompt
 from teacher_server.images import decode_images
-from teacher_server.validation import check_item, check_prompt
+from teacher_server.validation import check_expanded_length, check_item, check_prompt
 
 
 class TeacherCore:
@@ -37,7 +37,9 @@ class TeacherCore:
         images = await loop.run_in_executor(
             self._on_decode, decode_images, prompt.images, self.info.limits
         )
-        return await self._engine.prepare(prompt, images)
+        prepared = await self._engine.prepare(prompt, images)
+        check_expanded_length(prepared.mm_length, prepared.text_length, self.info)
+        return prepared
 
     async def score(
         self, prompt: Awaitable[PreparedPrompt], item: ScoreItem, client: str

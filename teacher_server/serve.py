@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from protos.address import host_for_url
 from protos.channel import server_options
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import add_TeacherServicer_to_server
@@ -79,7 +80,7 @@ async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[s
         ),
         server,
     )
-    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    host = host_for_url(config.server.host)
     wanted = f"{host}:{config.server.port}"
     try:
         port = server.add_insecure_port(wanted)

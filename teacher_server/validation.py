@@ -64,6 +64,17 @@ def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
         )
 
 
+def check_expanded_length(mm_length: int, text_length: int, info: TeacherInfo) -> None:
+    """A prompt of so many tokens, images expanded, leaves room for a response."""
+    longest = max(mm_length, text_length)
+    if longest >= info.context_length:
+        raise InvalidItem(
+            f"the prompt has {longest} tokens with its images, the teacher's context is {info.context_length}; send "
+            "smaller images or a shorter text",
+            ErrorDetail("mm_ids", str(longest), str(info.context_length)),
+        )
+
+
 def check_item(item: ScoreItem, mm_length: int, text_length: int, info: TeacherInfo) -> None:
     """k, ids, candidates and lengths of one response to a prompt of the given expanded lengths."""
     limits = info.limits

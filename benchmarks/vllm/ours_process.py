@@ -13,15 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.vllm.workload import Question, Shape, workload
+from benchmarks.vllm.workload import K, Question, Shape, workload
 from protos.item import ScoreItem
 from teacher_server.config import ServeConfig
 from teacher_server.engines.engine import Job
 from teacher_server.engines.vllm_engine import VllmEngine
 from teacher_server.images import decode_images
 from teacher_server.serve import running_server, start_engine
-
-K = 64
 
 
 async def score_in_process(engine: VllmEngine, questions: list[Question]) -> None:

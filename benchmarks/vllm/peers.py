@@ -19,12 +19,11 @@ from typing import Any, Literal
 import aiohttp
 import numpy as np
 
-from benchmarks.vllm.workload import Question, Shape, stock_prompts, workload
+from benchmarks.vllm.workload import K, Question, Shape, stock_prompts, workload
 from protos.client import TeacherClient
 from protos.item import ScoreItem
 from teacher_server.config import ServeConfig
 
-K = 64
 MAX_BATCH_TOKENS = 2048
 MAX_NUM_SEQS = 64
 KV_CACHE_GB = 1

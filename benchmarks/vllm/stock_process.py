@@ -15,9 +15,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from benchmarks.vllm.workload import Shape, stock_prompts
-
-K = 64
+from benchmarks.vllm.workload import K, Shape, stock_prompts
 
 
 async def main(arguments: dict[str, object]) -> None:

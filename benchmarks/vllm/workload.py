@@ -11,6 +11,9 @@ from benchmarks.vllm.model import IMAGE_IDS, random_ids, random_image
 from protos.arrays import Ids, as_ids
 from protos.prompt import Prompt
 
+K = 64
+"""Of everybody's top-k."""
+
 
 @dataclass(frozen=True)
 class Shape:

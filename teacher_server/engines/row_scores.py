@@ -6,14 +6,14 @@ for at most `chunk_rows` rows at a time, so that [T, V] never exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protos.item import Candidates, ScoreItem
+from protos.item import ScoreItem
 from protos.scores import Scores
 
 Head = Callable[[Tensor], Tensor]
@@ -64,23 +64,6 @@ def score_rows(
                     )
             chunks.append(_score_block(mm_logprobs, text_logprobs, wanted.of(block)))
     return Scores.join(chunks)
-
-
-def join_items(items: Sequence[ScoreItem]) -> ScoreItem:
-    """One item with the rows of all; k and vocab_size must be the same."""
-    candidates = None
-    if any(item.candidates is not None for item in items):
-        counts = [
-            np.zeros(len(item.response_ids), dtype=np.int32)
-            if item.candidates is None
-            else np.diff(item.candidates.splits)
-            for item in items
-        ]
-        ids = [item.candidates.ids for item in items if item.candidates is not None]
-        splits = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        candidates = Candidates(splits.astype(np.int32), np.concatenate(ids))
-    response_ids = np.concatenate([item.response_ids for item in items])
-    return replace(items[0], response_ids=response_ids, candidates=candidates)
 
 
 def visual_dependency(

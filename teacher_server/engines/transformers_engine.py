@@ -7,10 +7,8 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,7 +16,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from protos.errors import ErrorDetail, InternalFault, InvalidItem, LimitExceeded, TeacherError
 from protos.expansion import ExpandedImage, expand_image
-from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import Limits
@@ -27,9 +24,10 @@ from teacher_server.engines.context import Context, build_context
 from teacher_server.engines.engine import Job, PreparedPrompt
 from teacher_server.engines.forward import Forward, Prefix, cache_can_be_shared, pack
 from teacher_server.engines.identity import describe_teacher
+from teacher_server.engines.joint_scores import score_items
 from teacher_server.engines.output_head import OutputHead
 from teacher_server.engines.prefix_cache import PrefixCache
-from teacher_server.engines.row_scores import NotFinite, join_items, score_rows
+from teacher_server.engines.row_scores import NotFinite
 
 log = logging.getLogger(__name__)
 
@@ -102,19 +100,12 @@ class TransformersEngine:
         )
 
     def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
-        """Expand both contexts. Raises InvalidItem where the prompt leaves no room for a response."""
+        """Expand both contexts. Raises InvalidItem for an image that is nothing for this model."""
         placeholder = self.info.special_ids.image_placeholder
         expanded = [self._expand(i, image) for i, image in enumerate(images)]
         contexts = [build_context(prompt.mm_ids, placeholder, expanded, self._body)]
         if images:
             contexts.append(build_context(prompt.text_ids, placeholder, (), self._body))
-        longest = max(context.length for context in contexts)
-        if longest >= self.info.context_length:
-            raise InvalidItem(
-                f"the prompt has {longest} tokens with its images, the teacher's context is "
-                f"{self.info.context_length}; send smaller images or a shorter text",
-                ErrorDetail("mm_ids", str(longest), str(self.info.context_length)),
-            )
         return PreparedPrompt(
             digest=prompt.digest,
             mm_length=contexts[0].length,
@@ -142,7 +133,10 @@ class TransformersEngine:
     def score_batch(self, jobs: Sequence[Job]) -> list[Scores | TeacherError]:
         """Scores of each job, in order, or the error that is its own."""
         try:
-            return self._score_together(jobs, self._hidden_states(jobs))
+            answers = score_items(
+                [job.item for job in jobs], self._hidden_states(jobs), self._head, self._chunk_rows
+            )
+            return [_or_fault(answer) for answer in answers]
         except torch.OutOfMemoryError:
             self._prefixes.clear()
             torch.cuda.empty_cache()
@@ -157,40 +151,6 @@ class TransformersEngine:
                 ErrorDetail(value=str(longest), limit="device memory", retry_after_ms=1000),
             )
         ]
-
-    def _score_together(
-        self, jobs: Sequence[Job], hidden: Sequence[list[Tensor]]
-    ) -> list[Scores | TeacherError]:
-        """Rows of jobs that ask alike go through the head together: fewer, larger operations."""
-        alike: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for i, job in enumerate(jobs):
-            alike[job.item.k, job.item.vocab_size, len(hidden[i])].append(i)
-        answers: dict[int, Scores | TeacherError] = {}
-        for members in alike.values():
-            try:
-                scores = self._score([jobs[i].item for i in members], [hidden[i] for i in members])
-                answers |= dict(zip(members, scores, strict=True))
-            except NotFinite:
-                answers |= {i: self._score_alone(jobs[i], hidden[i]) for i in members}
-        return [answers[i] for i in range(len(jobs))]
-
-    def _score(self, items: Sequence[ScoreItem], hidden: Sequence[list[Tensor]]) -> list[Scores]:
-        contexts = [torch.cat(states) for states in zip(*hidden, strict=True)]
-        text = contexts[1] if len(contexts) > 1 else None
-        together = score_rows(contexts[0], text, self._head, join_items(items), self._chunk_rows)
-        ends = np.cumsum([len(item.response_ids) for item in items]).tolist()
-        return [together.slice_rows(a, b) for a, b in pairwise([0, *ends])]
-
-    def _score_alone(self, job: Job, hidden: list[Tensor]) -> Scores | TeacherError:
-        try:
-            return self._score([job.item], [hidden])[0]
-        except NotFinite as error:
-            error_id = uuid.uuid4().hex[:12]
-            log.error("not_finite error_id=%s %s", error_id, error)
-            return InternalFault(
-                f"the teacher's {error}; the model or its dtype is at fault (error id {error_id})",
-                ErrorDetail(error_id=error_id),
-            )
 
     def _hidden_states(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """States [T, D] per job and context."""
@@ -252,6 +212,17 @@ class TransformersEngine:
             self._prefixes.put(digest, tuple(prefixes))
         held = {digest: prefixes for digest, prefixes in found.items() if prefixes is not None}
         return held | {digest: tuple(prefixes) for digest, prefixes in made.items()}
+
+
+def _or_fault(answer: Scores | NotFinite) -> Scores | TeacherError:
+    if isinstance(answer, Scores):
+        return answer
+    error_id = uuid.uuid4().hex[:12]
+    log.error("not_finite error_id=%s %s", error_id, answer)
+    return InternalFault(
+        f"the teacher's {answer}; the model or its dtype is at fault (error id {error_id})",
+        ErrorDetail(error_id=error_id),
+    )
 
 
 def _device(name: str) -> torch.device:

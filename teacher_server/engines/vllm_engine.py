@@ -21,7 +21,7 @@ from vllm import PoolingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from protos.errors import ErrorDetail, InternalFault, InvalidItem, Unavailable
+from protos.errors import ErrorDetail, InternalFault, Unavailable
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import Limits, TeacherInfo
@@ -133,13 +133,6 @@ class VllmEngine:
         rendered = await loop.run_in_executor(
             self._on_prepare, self._renderer.render, prompt, images
         )
-        longest = max(len(rendered.mm_ids), len(rendered.text_ids))
-        if longest >= self.info.context_length:
-            raise InvalidItem(
-                f"the prompt has {longest} tokens with its images, the teacher's context is "
-                f"{self.info.context_length}; send smaller images or a shorter text",
-                ErrorDetail("mm_ids", str(longest), str(self.info.context_length)),
-            )
         return PreparedPrompt(
             digest=prompt.digest,
             mm_length=len(rendered.mm_ids),

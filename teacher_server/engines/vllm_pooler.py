@@ -7,10 +7,8 @@ of a response, and returns scores instead of embeddings. R rows of a step, D hid
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,8 +20,9 @@ from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 
 from protos.item import ScoreItem
 from protos.scores import Scores
+from teacher_server.engines.joint_scores import score_items
 from teacher_server.engines.pair_table import PairTable
-from teacher_server.engines.row_scores import Head, NotFinite, join_items, score_rows
+from teacher_server.engines.row_scores import NotFinite, score_rows
 from teacher_server.engines.vllm_request import HalfRequest, Outcome, outcome_to_bytes
 
 TASK: PoolingTask = "token_embed"
@@ -89,8 +88,17 @@ class ScorePooler(Pooler):
                 outputs[i] = _output(Outcome.PARKED)
             else:
                 complete.append(pair)
-        for pair, output in zip(complete, self._score(complete), strict=True):
-            outputs[pair.index] = output
+        answers = score_items(
+            [pair.item for pair in complete],
+            [pair.contexts for pair in complete],
+            self._head,
+            self._chunk_rows,
+        )
+        for pair, answer in zip(complete, answers, strict=True):
+            found = isinstance(answer, Scores)
+            outputs[pair.index] = (
+                _output(Outcome.SCORED, answer) if found else _output(Outcome.NOT_FINITE)
+            )
         return outputs
 
     def _join(self, index: int, request: HalfRequest, states: Tensor) -> _Pair | None:
@@ -106,38 +114,8 @@ class ScorePooler(Pooler):
         mm, text = (own, other) if request.context == "mm" else (other, own)
         return _Pair(index, item, (mm.states, text.states))
 
-    def _score(self, pairs: Sequence[_Pair]) -> list[Tensor]:
-        """Rows of pairs that ask alike go through the head together: fewer, larger operations."""
-        alike: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for i, pair in enumerate(pairs):
-            alike[pair.item.k, pair.item.vocab_size, len(pair.contexts)].append(i)
-        outputs: dict[int, Tensor] = {}
-        for members in alike.values():
-            try:
-                scores = self._score_together([pairs[i] for i in members])
-                found = [_output(Outcome.SCORED, each) for each in scores]
-            except NotFinite:
-                found = [self._score_alone(pairs[i]) for i in members]
-            outputs |= dict(zip(members, found, strict=True))
-        return [outputs[i] for i in range(len(pairs))]
-
-    def _score_together(self, pairs: Sequence[_Pair]) -> list[Scores]:
-        contexts = [torch.cat(states) for states in zip(*(p.contexts for p in pairs), strict=True)]
-        text = contexts[1] if len(contexts) > 1 else None
-        item = join_items([pair.item for pair in pairs])
-        together = score_rows(contexts[0], text, self._head, item, self._chunk_rows)
-        ends = np.cumsum([len(pair.item.response_ids) for pair in pairs]).tolist()
-        return [together.slice_rows(a, b) for a, b in pairwise([0, *ends])]
-
-    def _score_alone(self, pair: _Pair) -> Tensor:
-        try:
-            return _output(Outcome.SCORED, self._score_together([pair])[0])
-        except NotFinite:
-            return _output(Outcome.NOT_FINITE)
-
-    @property
-    def _head(self) -> Head:
-        return lambda hidden: self._model_head(hidden).float()
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self._model_head(hidden).float()
 
     def _warm_up(self, hidden_states: Tensor, requests: int) -> list[Tensor | None]:
         """Take as much memory as scoring does: a whole chunk of rows, of which a dummy step has fewer."""

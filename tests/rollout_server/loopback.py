@@ -1,16 +1,15 @@
 """A real rollout server on a loopback port, over the real vLLM, with the event loop in a thread of its own."""
 
-import asyncio
 import contextlib
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rollout_server.config import ServeConfig
 from rollout_server.engine import Engine
 from rollout_server.serve import running_server, start_engine
+from tests.server_thread import in_thread
 
 Start = Callable[[ServeConfig], Awaitable[Engine]]
 ENGINE = {
@@ -34,36 +33,11 @@ def serving_rollouts(
     config = ServeConfig.model_validate(
         {"model": str(model), "server": {"port": 0, "grace_s": 1}} | settings
     )
-    ready = threading.Event()
-    result: dict[str, Any] = {}
 
-    async def run() -> None:
-        result["stop"] = asyncio.Event()
-        result["loop"] = asyncio.get_running_loop()
-        engine = await engine_of(config)
-        async with running_server(config, engine) as address:
-            result["address"] = address
-            ready.set()
-            await result["stop"].wait()
+    @contextlib.asynccontextmanager
+    async def serve() -> AsyncIterator[str]:
+        async with running_server(config, await engine_of(config)) as address:
+            yield address
 
-    def target() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            result["error"] = error
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=target, name="rollout-server")
-    thread.start()
-    ready.wait()
-    if "address" not in result:
-        thread.join()
-        raise result["error"]
-    try:
-        yield result["address"]
-    finally:
-        result["loop"].call_soon_threadsafe(result["stop"].set)
-        thread.join()
-    if "error" in result:
-        raise result["error"]
+    with in_thread("rollout-server", serve) as address:
+        yield address
