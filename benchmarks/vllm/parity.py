@@ -1,9 +1,14 @@
-"""The vllm engine on the toy teacher against two others: a plain float32 forward pass, and the transformers engine."""
+"""The vllm engine on the toy teacher against three others: the transformers engine, and a plain pass in two precisions.
+
+Float64 tells whose error a difference is: the plain float32 pass has one of its own, and it is not small on a teacher
+whose answers lie 20 nats apart.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,8 @@ TOY_K = 8
 
 async def parity() -> dict[str, float]:
     """Largest differences over 200 responses of mixed lengths, each to a real picture."""
-    plain = _Plain(TOY / "models" / "teacher")
+    plain = _Plain(TOY / "models" / "teacher", torch.float32)
+    exact = _Plain(TOY / "models" / "teacher", torch.float64)
     rng = np.random.default_rng(0)
     rows = pq.read_table(TOY / "data" / "heldout.parquet").slice(0, QUESTIONS).to_pylist()
     cases = [
@@ -42,29 +48,68 @@ async def parity() -> dict[str, float]:
     ]
     answers = await _from_vllm(plain, cases)
     twin = _from_transformers(plain, cases)
-    worst_vds = worst_logprob = 0.0
+    found: dict[str, list[float]] = defaultdict(list)
     supports = 0
     for (row, response), scores, other in zip(cases, answers, twin, strict=True):
-        vds_error, logprob_error = plain.errors(row, response, scores)
-        worst_vds, worst_logprob = max(worst_vds, vds_error), max(worst_logprob, logprob_error)
+        references = {
+            reference: tuple(
+                reference.logprobs(row, picture, response) for picture in (True, False)
+            )
+            for reference in (plain, exact)
+        }
+        for reference, key in ((plain, "err"), (exact, "err_float64")):
+            contexts = references[reference]
+            found[f"vds_max_abs_{key}"].append(_vds_error(_vds(contexts), scores))
+            found[f"logprob_max_abs_{key}"].append(_logprob_error(contexts, scores))
+        own = _vds(references[plain]) - _vds(references[exact])
+        found["vds_max_abs_err_of_float32_reference"].append(float(np.abs(own).max()))
+        twins = np.abs(scores.vds - other.vds)
+        found["vds_max_abs_err_transformers_engine"].append(float(twins.max()))
         supports += np.array_equal(scores.support_ids, other.support_ids)
     return {
-        "vds_max_abs_err": worst_vds,
-        "logprob_max_abs_err": worst_logprob,
-        "vds_max_abs_err_transformers_engine": max(
-            float(np.abs(a.vds - b.vds).max()) for a, b in zip(answers, twin, strict=True)
-        ),
+        **{name: max(errors) for name, errors in found.items()},
         "responses_checked": len(cases),
         "responses_with_equal_support": supports,
     }
 
 
+def _vds(contexts: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """[T], of log-probabilities [T, V] with and without the picture."""
+    mm, text = contexts
+    return (mm.exp() * (mm - text)).sum(-1).clamp_min(0).double().numpy()
+
+
+def _vds_error(expected: np.ndarray, scores: Scores) -> float:
+    return float(np.abs(expected - scores.vds).max())
+
+
+def _logprob_error(contexts: tuple[torch.Tensor, ...], scores: Scores) -> float:
+    """Of any log-probability or tail."""
+    mm, text = contexts
+    worst = 0.0
+    splits = scores.row_splits
+    for full, entries, tails in (
+        (mm, scores.mm_logprobs, scores.mm_tail),
+        (text, scores.text_logprobs, scores.text_tail),
+    ):
+        for t in range(scores.rows):
+            ids = torch.tensor(scores.support_ids[splits[t] : splits[t + 1]], dtype=torch.long)
+            got = torch.from_numpy(entries[splits[t] : splits[t + 1]].copy())
+            worst = max(worst, float((got - full[t, ids]).abs().max()))
+            outside = torch.ones(full.shape[1], dtype=torch.bool)
+            outside[ids] = False
+            tail = float(full[t, outside].logsumexp(0))
+            worst = max(worst, abs(tail - float(tails[t])))
+    return worst
+
+
 class _Plain:
     """The model's own logits of prompt and response, log-softmax over everything."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder = folder
-        self._model: Any = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self._dtype = dtype
+        self._model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         special = self.processor.tokenizer.all_special_ids
         self.first_word, self.words = max(special) + 1, len(self.processor.tokenizer)
@@ -98,29 +143,10 @@ class _Plain:
         if "mm_token_type_ids" in inputs:
             types = inputs["mm_token_type_ids"]
             inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(answer)], dim=1)
+        if with_picture:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
         self._model.model.rope_deltas = None
-        return self._model(**inputs).logits[0, length - 1 : -1].float().log_softmax(-1)
-
-    def errors(self, row: dict[str, Any], response: Ids, scores: Scores) -> tuple[float, float]:
-        """Largest error of a VDS, and of any log-probability or tail."""
-        contexts = [self.logprobs(row, with_picture, response) for with_picture in (True, False)]
-        mm, text = contexts
-        vds = (mm.exp() * (mm - text)).sum(-1).clamp_min(0).numpy()
-        worst = 0.0
-        splits = scores.row_splits
-        for full, entries, tails in (
-            (mm, scores.mm_logprobs, scores.mm_tail),
-            (text, scores.text_logprobs, scores.text_tail),
-        ):
-            for t in range(scores.rows):
-                ids = torch.tensor(scores.support_ids[splits[t] : splits[t + 1]], dtype=torch.long)
-                got = torch.from_numpy(entries[splits[t] : splits[t + 1]].copy())
-                worst = max(worst, float((got - full[t, ids]).abs().max()))
-                outside = torch.ones(full.shape[1], dtype=torch.bool)
-                outside[ids] = False
-                tail = float(full[t, outside].logsumexp(0))
-                worst = max(worst, abs(tail - float(tails[t])))
-        return float(np.abs(vds - scores.vds).max()), worst
+        return self._model(**inputs).logits[0, length - 1 : -1].log_softmax(-1)
 
 
 async def _from_vllm(plain: _Plain, cases: list[tuple[dict[str, Any], Ids]]) -> list[Scores]:

@@ -36,6 +36,10 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+ENGINE_THREADS = {"ours": 2, "stock in process": 2, "stock server": 1}
+"""Each has the number at which it is the faster on two cores: two cost the HTTP server more than its engine gains."""
+STOCK_ENVIRONMENT = ENVIRONMENT | {"VLLM_PLUGINS": ""}
+"""Without our entry point."""
 STOCK_ARGUMENTS: dict[str, Any] = {
     "max_logprobs": K,
     "dtype": "float32",
@@ -69,13 +73,15 @@ class ControlledProcess:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, module: str, argument: str) -> AsyncIterator[ControlledProcess]:
+    async def start(
+        cls, module: str, argument: str, environment: dict[str, str] = ENVIRONMENT
+    ) -> AsyncIterator[ControlledProcess]:
         """Run a module of this package; leaving the context ends it by closing its input."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", f"benchmarks.vllm.{module}", argument),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | environment,
             limit=2**20,
         )
         try:
@@ -117,7 +123,7 @@ class Ours:
         """Serve `model` with the benchmark's settings."""
         settings: dict[str, Any] = {
             "kind": "vllm",
-            "threads": 1,
+            "threads": ENGINE_THREADS["ours"],
             "enforce_eager": True,
             "block_size": BLOCK_SIZE,
             "max_num_seqs": MAX_NUM_SEQS,
@@ -126,7 +132,7 @@ class Ours:
             **engine,
         }
         config = ServeConfig.model_validate(
-            {"model": str(model), "engine": settings, "server": {"port": 0}}
+            {"model": str(model), "engine": settings, "server": {"port": 0, "http_port": None}}
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "serve.json"
@@ -185,7 +191,7 @@ class StockServer:
             flags += [flag] if value is True else [flag, str(value)]
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *flags],
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | _stock_environment("stock server"),
             stdout=subprocess.DEVNULL,
         )
         url = f"http://127.0.0.1:{port}"
@@ -245,12 +251,18 @@ class StockServer:
         return run
 
 
-def stock_process_arguments(model: Path) -> str:
-    """For stock_process."""
-    return json.dumps(
-        {"model": str(model), "disable_log_stats": True, "skip_tokenizer_init": False}
-        | STOCK_ARGUMENTS
+def stock_in_process(
+    model: Path,
+) -> contextlib.AbstractAsyncContextManager[ControlledProcess]:
+    """`stock_process` with the settings that ours has."""
+    own = {"model": str(model), "disable_log_stats": True, "skip_tokenizer_init": False}
+    return ControlledProcess.start(
+        "stock_process", json.dumps(own | STOCK_ARGUMENTS), _stock_environment("stock in process")
     )
+
+
+def _stock_environment(peer: str) -> dict[str, str]:
+    return STOCK_ENVIRONMENT | {"OMP_NUM_THREADS": str(ENGINE_THREADS[peer])}
 
 
 async def _wait_for_health(url: str, process: subprocess.Popen[bytes]) -> None:

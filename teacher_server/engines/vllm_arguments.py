@@ -12,7 +12,7 @@ from vllm.platforms import current_platform
 
 from protos.teacher_info import Limits
 from teacher_server.config import VllmEngineConfig
-from teacher_server.engines.vllm_plugin import PREFIX, register
+from teacher_server.engines.vllm_plugin import PREFIX, WAIT_ASLEEP, register
 
 CPU_BLOCK_SIZE = 32
 
@@ -21,8 +21,8 @@ def engine_arguments(
     model: str, hf_config: Any, config: VllmEngineConfig, limits: Limits, grace_s: float
 ) -> AsyncEngineArgs:
     """Arguments of a scoring engine. Raises ValueError where vLLM knows none of the model's architectures."""
-    register()
     _set_environment(config)
+    register()
     optional = {
         "kv_cache_memory_bytes": config.kv_cache_gb and int(config.kv_cache_gb * 2**30),
         "max_model_len": config.max_model_len,
@@ -82,8 +82,10 @@ def _dtype(hf_config: Any, config: VllmEngineConfig) -> Any:
 
 
 def _set_environment(config: VllmEngineConfig) -> None:
-    """Threads are taken from the environment alone: `config.threads` goes before what stands there."""
+    """What vLLM's processes read there alone: `config.threads` goes before what stands there."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if current_platform.is_cpu():
+        os.environ.setdefault(WAIT_ASLEEP, "1")
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
