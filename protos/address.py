@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""Where a server listens: "host:port", IPv6 in brackets."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def is_loopback(host: str) -> bool:
 def host_for_url(host: str) -> str:
     """`host` as it stands before a colon and a port: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def host_of(address: str) -> str:
+    """The host of "host:port", without brackets."""
+    return address.rpartition(":")[0].strip("[]")

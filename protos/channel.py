@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from protos.teacher_info import Limits
 
-ChannelOptions = list[tuple[str, int]]
+ChannelOptions = list[tuple[str, int | str]]
 
 KEEPALIVE_S = 10
 KEEPALIVE_TIMEOUT_S = 3
+RECONNECT_MS = (100, 1000)
+"""First and longest wait of a channel between two attempts to connect, milliseconds."""
 
 
 def client_options() -> ChannelOptions:
@@ -25,6 +27,11 @@ def client_options() -> ChannelOptions:
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Channels of a process share connections, and with them how long to wait after a failure: a new channel to a
+        # server that just came back would wait for up to two minutes.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS[0]),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_MS[1]),
     ]
 
 

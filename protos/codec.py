@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,14 +49,14 @@ def array_from_proto(message: pb.Array, field: str, *dtypes: pb.DType) -> AnyArr
             f"{field} has dtype {known}; send {names}",
             ErrorDetail(field=field, value=known, limit=names),
         )
-    dtype = _DTYPES[message.dtype]
-    needed = math.prod(message.shape) * dtype.itemsize
-    if len(message.shape) != 1 or needed != len(message.data):
-        shape = list(message.shape)
+    dtype, dimensions = _DTYPES[message.dtype], len(message.shape)
+    # One dimension, so nothing is multiplied: the product of a million of them would take hours.
+    if dimensions != 1 or message.shape[0] * dtype.itemsize != len(message.data):
+        shape = str(list(message.shape)) if dimensions <= 4 else f"of {dimensions} dimensions"
         raise InvalidItem(
             f"{field} has shape {shape} but {len(message.data)} bytes; send one dimension of n entries, "
             f"{dtype.itemsize} bytes each",
-            ErrorDetail(field=field, value=str(shape), limit=f"{len(message.data)} bytes"),
+            ErrorDetail(field=field, value=shape, limit=f"{len(message.data)} bytes"),
         )
     return np.frombuffer(message.data, dtype=dtype)
 
@@ -109,8 +108,10 @@ def unsupported_prompt_part(message: pb.PutPrompt) -> str | None:
         return "video"
     if message.HasField("media_bounds"):
         return "media_bounds"
-    if message.text_context != pb.TEXT_CONTEXT_DROP:
+    if message.text_context == pb.TEXT_CONTEXT_GREY:
         return "grey_context"
+    if message.text_context != pb.TEXT_CONTEXT_DROP:
+        return f"text_context {message.text_context}"
     return None
 
 
@@ -270,8 +271,9 @@ def scores_from_proto(message: pb.Scores) -> Scores:
     if len(chunk.row_splits) != rows + 1 or set(lengths.values()) != {rows}:
         raise InvalidItem(f"scores with {rows} rows carry arrays of other lengths: {lengths}")
     entries = {len(getattr(chunk, name)) for name in PER_ENTRY}
-    splits_ok = chunk.row_splits[0] == 0 and bool((np.diff(chunk.row_splits) >= 0).all())
-    if not splits_ok or entries != {int(chunk.row_splits[-1])}:
+    splits = chunk.row_splits  # compared, not subtracted: a difference of two i32 may not fit one
+    splits_ok = splits[0] == 0 and bool((splits[1:] >= splits[:-1]).all())
+    if not splits_ok or entries != {int(splits[-1])}:
         raise InvalidItem(f"row_splits don't fit the {sorted(entries)} support entries")
     return chunk
 

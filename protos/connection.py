@@ -1,17 +1,19 @@
-"""Asynchronous client of one teacher: prompts put once, responses scored in any order."""
+"""One stream to one server: prompts put once, responses scored in any order. It ends with its first failure."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.channel import client_options
 from protos.codec import (
@@ -20,6 +22,7 @@ from protos.codec import (
     prompt_to_proto,
     scores_from_proto,
 )
+from protos.credentials import Credentials
 from protos.credit import CreditWindow
 from protos.errors import (
     Cancelled,
@@ -45,13 +48,14 @@ from protos.v1.teacher_pb2_grpc import TeacherStub
 
 log = logging.getLogger(__name__)
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Teacher"].full_name
 ANSWER_GRACE_S = 5.0
 """After an item's deadline the server is given so long to say so itself."""
 
 
 @dataclass(frozen=True)
-class PutPrompt:
-    """A prompt that the teacher holds."""
+class HeldPrompt:
+    """A prompt that this stream's server holds."""
 
     prompt_id: int
     mm_length: int
@@ -84,33 +88,40 @@ class _Pending:
         self.done: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
 
 
-class TeacherClient:
-    """One stream to one teacher. Use as `async with TeacherClient(address, ...) as teacher`.
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """What every connection of a client has in common."""
 
-    `tokenizer_fingerprint` (protos.fingerprint) is compared on connecting, before any rollout is made; a difference
-    in `processor_fingerprint` is a warning.
-    `max_inflight_tokens` bounds the response tokens that wait for their scores; callers beyond it wait.
-    `deadline_s` is used for items without one of their own.
+    tokenizer_fingerprint: str = ""
+    """The client's own (protos.fingerprint); another one is refused on connecting. Empty: not compared."""
+    processor_fingerprint: str = ""
+    """The client's own; another one is a warning."""
+    max_inflight_tokens: int = 65_536
+    """Response tokens that wait for their scores; callers beyond it wait."""
+    deadline_s: float = 600.0
+    """For items without one of their own."""
+    credentials: Credentials = field(default_factory=Credentials)
 
-    Every method raises a `TeacherError`; one item's error leaves the others alone.
-    """
+
+class Connection:
+    """Every method raises a `TeacherError`; one item's error leaves the others alone."""
 
     def __init__(
         self,
         address: str,
-        *,
-        tokenizer_fingerprint: str = "",
-        processor_fingerprint: str = "",
-        max_inflight_tokens: int = 65_536,
-        deadline_s: float = 600.0,
-        connect_timeout_s: float = 30.0,
+        settings: ConnectionSettings,
+        stats: WireStats,
+        on_health: Callable[[], None] = lambda: None,
     ) -> None:
         self.address = address
-        self.stats = WireStats()
-        self._fingerprint = tokenizer_fingerprint
-        self._processor_fingerprint = processor_fingerprint
-        self._deadline_s = deadline_s
-        self._connect_timeout_s = connect_timeout_s
+        self.stats = stats
+        self.id = uuid.uuid4().hex[:12]
+        """Stands in the logs of both sides."""
+        self.draining = False
+        """The server takes nothing new: it said so on the stream, or its health does."""
+        self._on_health = on_health
+        """Called when `draining` changes."""
+        self._settings = settings
         self._info: TeacherInfo | None = None
         self._last_id = 0
         self._outbox: asyncio.Queue[pb.ClientMessage | None] = asyncio.Queue()
@@ -119,62 +130,92 @@ class TeacherClient:
         self._failure: TeacherError | None = None
         self._channel: grpc.aio.Channel | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._credit = CreditWindow(max_inflight_tokens, self._check_alive)
+        self._credit = CreditWindow(settings.max_inflight_tokens, self._check_alive)
+        self._ended = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------- life
 
-    async def __aenter__(self) -> TeacherClient:
-        try:
-            await self.connect()
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def connect(self) -> TeacherInfo:
+    async def connect(self, timeout_s: float) -> TeacherInfo:
         """Describe the teacher, refuse a foreign tokenizer, open the stream."""
-        self._channel = grpc.aio.insecure_channel(self.address, options=client_options())
+        self._channel = self._settings.credentials.channel(self.address, client_options())
         stub: Any = TeacherStub(self._channel)  # its methods are made at run time
+        metadata = self._settings.credentials.metadata(self.id)
         try:
             reply: pb.TeacherInfo = await stub.Describe(
-                pb.DescribeRequest(), wait_for_ready=True, timeout=self._connect_timeout_s
+                pb.DescribeRequest(), wait_for_ready=True, timeout=timeout_s, metadata=metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise Unavailable(
-                f"no teacher answers at {self.address} within {self._connect_timeout_s:g} s "
-                f"({error.code().name}: {error.details()}); is it running, and is the address right?"
-            ) from error
+            raise self._connect_error(error, timeout_s) from error
         info = info_from_proto(reply)
-        if self._fingerprint and info.tokenizer_fingerprint != self._fingerprint:
+        self._check_fingerprints(info)
+        self._info = info
+        self._reader = asyncio.create_task(
+            self._read(stub.Score(self._outgoing(), metadata=metadata))
+        )
+        self._watcher = asyncio.create_task(self._watch_health(self._channel))
+        log.info("connected address=%s stream=%s teacher=%s", self.address, self.id, info.model_id)
+        return info
+
+    def _connect_error(self, error: grpc.aio.AioRpcError, timeout_s: float) -> TeacherError:
+        if error.code() in (
+            grpc.StatusCode.UNAUTHENTICATED,
+            grpc.StatusCode.PERMISSION_DENIED,
+        ):
+            return error_from_code(error.code().value[0], f"{self.address}: {error.details()}")
+        return Unavailable(
+            f"no teacher answers at {self.address} within {timeout_s:g} s ({error.code().name}: {error.details()}); is "
+            f"it running, and is the address right? `teacher-server doctor {self.address}` tells more"
+        )
+
+    def _check_fingerprints(self, info: TeacherInfo) -> None:
+        own = self._settings.tokenizer_fingerprint
+        if own and info.tokenizer_fingerprint != own:
             raise PreconditionFailed(
-                f"teacher {info.model_id!r} has another tokenizer than the student "
-                f"({info.tokenizer_fingerprint[:12]} against {self._fingerprint[:12]}): its ids mean other "
-                "tokens; use a teacher and a student of one family",
-                ErrorDetail(
-                    field="tokenizer_fingerprint",
-                    value=self._fingerprint,
-                    limit=info.tokenizer_fingerprint,
-                ),
+                f"teacher {info.model_id!r} at {self.address} has another tokenizer than the student "
+                f"({info.tokenizer_fingerprint[:12]} against {own[:12]}): its ids mean other tokens; use a teacher and "
+                "a student of one family",
+                ErrorDetail("tokenizer_fingerprint", own, info.tokenizer_fingerprint),
             )
-        if self._processor_fingerprint not in ("", info.processor_fingerprint):
+        own = self._settings.processor_fingerprint
+        if own not in ("", info.processor_fingerprint):
             log.warning(
                 "teacher %r preprocesses images otherwise than the student does (%s against %s): the two may see a "
                 "picture at different sizes",
                 info.model_id,
                 info.processor_fingerprint[:12],
-                self._processor_fingerprint[:12],
+                own[:12],
             )
-        self._info = info
-        self._reader = asyncio.create_task(self._read(stub.Score(self._outgoing())))
-        return info
+
+    async def _watch_health(self, channel: grpc.aio.Channel) -> None:
+        """Until the channel closes. A server without a health service is as healthy as its stream."""
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its methods are made at run time
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for answer in health.Watch(request):
+                self._set_draining(answer.status != health_pb2.HealthCheckResponse.SERVING)
+
+    def _set_draining(self, draining: bool) -> None:
+        if draining != self.draining:
+            self.draining = draining
+            self._on_health()
+
+    async def ended(self) -> TeacherError:
+        """Wait for the stream to end; returns why."""
+        await self._ended.wait()
+        assert self._failure is not None, "a stream ends for a reason"
+        return self._failure
+
+    def end(self, error: TeacherError) -> None:
+        """Fail what waits, and all that follows, with `error`."""
+        self._fail_all(error)
 
     async def close(self) -> None:
         """End the stream; what still waits fails with Cancelled."""
         self._fail_all(Cancelled("the client was closed"))
         await self._credit.wake()
+        if self._watcher is not None:
+            self._watcher.cancel()
         try:
             if self._reader is not None:
                 self._outbox.put_nowait(None)
@@ -189,12 +230,12 @@ class TeacherClient:
     def info(self) -> TeacherInfo:
         """Who the teacher is; known once connected."""
         if self._info is None:
-            raise Unavailable("the client is not connected; use `async with` or call connect()")
+            raise Unavailable("not connected; call connect()")
         return self._info
 
     # ------------------------------------------------------------------------------------ calls
 
-    async def put_prompt(self, prompt: Prompt) -> PutPrompt:
+    async def put_prompt(self, prompt: Prompt) -> HeldPrompt:
         """Hand over a prompt; returns once the teacher has decoded and expanded it, within `deadline_s`."""
         self._check_alive()
         prompt_id = self._next_id()
@@ -202,7 +243,7 @@ class TeacherClient:
         acked: asyncio.Future[pb.PromptAck] = asyncio.get_running_loop().create_future()
         self._prompts[prompt_id] = acked
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(self._settings.deadline_s):
                 ack = await acked
         except asyncio.CancelledError:
             self._forget(prompt_id)
@@ -212,21 +253,20 @@ class TeacherClient:
                 raise
             self._forget(prompt_id)
             raise DeadlineExceeded(
-                f"{self.address} did not take the prompt within {self._deadline_s:g} s",
-                ErrorDetail(field="deadline_s", value=f"{self._deadline_s:g}"),
+                f"{self.address} did not take the prompt within {self._settings.deadline_s:g} s",
+                ErrorDetail(field="deadline_s", value=f"{self._settings.deadline_s:g}"),
             ) from error
         finally:
             self._prompts.pop(prompt_id, None)
-        return PutPrompt(prompt_id, ack.mm_length, ack.text_length, prompt.digest)
+        return HeldPrompt(prompt_id, ack.mm_length, ack.text_length, prompt.digest)
 
-    async def drop_prompt(self, prompt: PutPrompt) -> None:
-        """Let the teacher forget a prompt; responses already sent are still scored."""
-        self._check_alive()
+    def forget_prompt(self, prompt: HeldPrompt) -> None:
+        """Let the server forget a prompt; responses already sent are still scored."""
         self._forget(prompt.prompt_id)
 
-    async def score(self, prompt: PutPrompt, item: ScoreItem) -> Scores:
+    async def score(self, prompt: HeldPrompt, item: ScoreItem) -> Scores:
         """Scores of one response. Cancelling the awaiting task takes the item back."""
-        deadline_s = item.deadline_s if item.deadline_s is not None else self._deadline_s
+        deadline_s = item.deadline_s if item.deadline_s is not None else self._settings.deadline_s
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline_s
         request_id = self._next_id()
@@ -325,7 +365,7 @@ class TeacherClient:
         except TeacherError as error:
             self._fail_all(error)
         except Exception as error:
-            log.exception("reader_failed address=%s", self.address)
+            log.exception("reader_failed address=%s stream=%s", self.address, self.id)
             self._fail_all(
                 InternalFault(f"the client failed on what {self.address} sent: {error!r}")
             )
@@ -346,9 +386,11 @@ class TeacherClient:
             case "credit":
                 await self._credit.grant(message.credit.granted_tokens)
             case "notice":
+                self._set_draining(self.draining or message.notice.draining)
                 log.warning(
-                    "notice address=%s draining=%s %s",
+                    "notice address=%s stream=%s draining=%s %s",
                     self.address,
+                    self.id,
                     message.notice.draining,
                     message.notice.message,
                 )
@@ -382,6 +424,7 @@ class TeacherClient:
 
     def _fail_all(self, error: TeacherError) -> None:
         self._failure = self._failure or error
+        self._ended.set()
         waiting = [*(p.done for p in self._items.values()), *self._prompts.values()]
         for future in waiting:
             if not future.done():

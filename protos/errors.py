@@ -56,6 +56,14 @@ class Cancelled(TeacherError, RuntimeError):
     """The client took the item back: CANCELLED."""
 
 
+class Unauthenticated(TeacherError, PermissionError):
+    """No token, or none that the server knows: UNAUTHENTICATED."""
+
+
+class NotAllowed(TeacherError, PermissionError):
+    """A known client that may not do this: PERMISSION_DENIED."""
+
+
 class Unimplemented(TeacherError, NotImplementedError):
     """Part of the schema that this server doesn't name in its capabilities: UNIMPLEMENTED."""
 
@@ -79,6 +87,8 @@ CODES: dict[type[TeacherError], grpc.StatusCode] = {
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Cancelled: grpc.StatusCode.CANCELLED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     InternalFault: grpc.StatusCode.INTERNAL,

@@ -54,3 +54,11 @@ class ScoreItem:
     vocab_size: int = 0
     """Ids at or above it stay out of the support; 0: the teacher's own vocabulary."""
     priority: Priority = "train"
+
+    @property
+    def memory_bytes(self) -> int:
+        """What keeping it costs."""
+        own = self.response_ids.nbytes
+        if self.candidates is not None:
+            own += self.candidates.splits.nbytes + self.candidates.ids.nbytes
+        return own

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from protos.client import PutPrompt, TeacherClient, WireStats
+from protos.client import PutPrompt, TeacherClient
+from protos.connection import WireStats
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
@@ -35,8 +36,8 @@ class SyncTeacherClient:
     Takes TeacherClient's arguments. `submit_*` return concurrent futures, so that many items can be under way.
     """
 
-    def __init__(self, address: str, **settings: Any) -> None:
-        self._client = self._call(_open(address, settings))
+    def __init__(self, addresses: str | Sequence[str], **settings: Any) -> None:
+        self._client = self._call(_open(addresses, settings))
 
     def __enter__(self) -> SyncTeacherClient:
         return self
@@ -98,9 +99,9 @@ class SyncTeacherClient:
         return self._submit(work).result()
 
 
-async def _open(address: str, settings: dict[str, Any]) -> TeacherClient:
+async def _open(addresses: str | Sequence[str], settings: dict[str, Any]) -> TeacherClient:
     # asyncio primitives belong to the loop that they are made on.
-    client = TeacherClient(address, **settings)
+    client = TeacherClient(addresses, **settings)
     try:
         await client.connect()
     except BaseException:

@@ -28,6 +28,10 @@ class Limits:
     max_candidates: int = 1024
     max_response_tokens: int = 16_384
     max_chunk_rows: int = 1024
+    max_client_tokens: int = 262_144
+    max_client_bytes: int = 8192 * MIB
+    max_total_tokens: int = 1_048_576
+    max_total_bytes: int = 16_384 * MIB
 
 
 @dataclass(frozen=True)

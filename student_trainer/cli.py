@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from protos.errors import TeacherError
 from student_trainer.config import Settings, TrainConfig
 from student_trainer.demo_config import DemoConfig
-from student_trainer.errors import TrainerError
+from student_trainer.errors import TeacherGone, TrainerError
 
 USAGE = """usage: student-trainer COMMAND [options]
 
@@ -29,10 +29,14 @@ commands:
 `student-trainer COMMAND --help` shows a command's options."""
 
 WRONG_INPUT, FAILED = 2, 1
+TEACHER_GONE = 75
+"""EX_TEMPFAIL of sysexits.h: the same command with --resume may well succeed later."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 1 where the run failed, 2 where settings are wrong."""
+    """Run a command; returns its exit status: 0, 1 where the run failed, 2 where settings are wrong, 75 where the
+    teacher stayed away.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -47,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(_read_config(command, settings, rest))
+    except TeacherGone as error:
+        print(f"student-trainer {command}: {error}", file=sys.stderr)
+        return TEACHER_GONE
     except (TeacherError, TrainerError) as error:
         print(f"student-trainer {command}: {error}", file=sys.stderr)
         return FAILED

@@ -24,6 +24,8 @@ class Sample:
     """Encoded files."""
     question: str
     answer: str
+    teacher: str = ""
+    """Name of the one who scores it; empty where there is but one."""
 
 
 class DataSet:
@@ -35,7 +37,7 @@ class DataSet:
         self._rows = _read_rows(self._path)
         if not self._rows:
             raise ValueError(f"{self._path} has no rows")
-        for name in ("question_column", "answer_column", "image_column"):
+        for name in ("question_column", "answer_column", "image_column", "teacher_column"):
             column = getattr(config, name)
             if column and not any(column in row for row in self._rows):
                 known = ", ".join(self._rows[0])
@@ -48,15 +50,16 @@ class DataSet:
 
     def __getitem__(self, index: int) -> Sample:
         row, config = self._rows[index], self._config
-        for column in (config.question_column, config.answer_column):
-            if column not in row:
+        for column in (config.question_column, config.answer_column, config.teacher_column):
+            if column is not None and column not in row:
                 raise ValueError(f"{self._path} row {index} has no {column!r}")
         try:
             images = load_images(row.get(config.image_column), self._path.parent)
         except (OSError, TypeError) as error:
             raise ValueError(f"{self._path} row {index}: {error}") from error
         question, answer = row[config.question_column], row[config.answer_column]
-        return Sample(images, str(question), "" if answer is None else str(answer))
+        teacher = str(row[config.teacher_column]) if config.teacher_column else ""
+        return Sample(images, str(question), "" if answer is None else str(answer), teacher)
 
     def indices(self, step: int, size: int, seed: int) -> list[int]:
         """Rows of the optimizer step `step` (from 0): epochs of shuffled rows, one after the other."""

@@ -85,7 +85,7 @@ def _run(
         trainer.run()
         seconds = time.monotonic() - started_s
         after = trainer.evaluate(config.heldout, config.heldout_limit)
-        teacher, bytes_per_token = trainer.teacher.info, trainer.teacher.stats.bytes_per_token
+        (teacher,), bytes_per_token = trainer.teachers.infos, trainer.teachers.bytes_per_token
     curve = read_metrics(train.run_dir / "metrics.jsonl")
     steered = objective.name != "standard"
     figures = {

@@ -7,5 +7,9 @@ class TrainerError(Exception):
     """A run that can't go on."""
 
 
+class TeacherGone(TrainerError, ConnectionError):
+    """The teacher stayed away for longer than `teacher.outage_s`. A checkpoint was left: the run can go on later."""
+
+
 class TooManyDropped(TrainerError, RuntimeError):
     """More responses came back without scores than `teacher.max_dropped_share` allows."""

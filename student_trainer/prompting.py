@@ -41,6 +41,8 @@ class StudentPrompt:
     mm: StudentContext
     text: StudentContext
     answer: str
+    teacher: str = ""
+    """Name of the one who scores its responses."""
 
 
 class PromptBuilder:
@@ -83,7 +85,7 @@ class PromptBuilder:
         )
         mm = _expand(mm_ids, self.placeholder_id, images)
         text = _expand(text_ids, self.placeholder_id, ()) if sample.images else mm
-        return StudentPrompt(wire, mm, text, sample.answer)
+        return StudentPrompt(wire, mm, text, sample.answer, sample.teacher)
 
     def _render(self, sample: Sample, images: int) -> Ids:
         parts: list[dict[str, str]] = [{"type": "image"}] * images

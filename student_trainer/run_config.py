@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 
 import tomli_w
 
@@ -27,19 +28,25 @@ FREE_TO_CHANGE = {
 FREE_IN_SAMPLER = {"address", "timeout_s", "connect_timeout_s"}
 
 
-def write_config(config: TrainConfig, teacher: TeacherInfo, processor_fingerprint: str) -> None:
+def write_config(
+    config: TrainConfig, teachers: Sequence[TeacherInfo], processor_fingerprint: str
+) -> None:
     """Write `run_dir`/config.toml; `processor_fingerprint` is the student's."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
+    header = "".join(_line(teacher, processor_fingerprint) for teacher in teachers)
+    values = config.model_dump(mode="json", by_alias=True, exclude_none=True)  # TOML has no null
+    (config.run_dir / FILE).write_text(header + tomli_w.dumps(values), encoding="utf-8")
+
+
+def _line(teacher: TeacherInfo, processor_fingerprint: str) -> str:
     name = json.dumps(
         f"{teacher.model_id} {teacher.model_fingerprint[:12]} as {teacher.teacher_id}"
     )
     same = teacher.processor_fingerprint == processor_fingerprint
-    header = (
+    return (
         f"# teacher: {name}, engine {teacher.engine}, {teacher.dtype}, "
         f"{'the same' if same else 'ANOTHER'} image processor\n"
     )
-    values = config.model_dump(mode="json", by_alias=True, exclude_none=True)  # TOML has no null
-    (config.run_dir / FILE).write_text(header + tomli_w.dumps(values), encoding="utf-8")
 
 
 def refuse_changes(config: TrainConfig) -> None:

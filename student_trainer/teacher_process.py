@@ -32,7 +32,7 @@ def teacher_process(config: Path, folder: Path) -> Iterator[str]:
     port_file.unlink(missing_ok=True)
     log_path = folder / "teacher.log"
     command = [sys.executable, "-m", "teacher_server", "serve", "--config", str(config)]
-    command += ["--server.host", "127.0.0.1", "--server.port", "0"]
+    command += ["--server.host", "127.0.0.1", "--server.port", "0", "--server.http-port", "None"]
     command += ["--server.port-file", str(port_file)]
     with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -21,12 +22,12 @@ from protos.errors import (
     LimitExceeded,
 )
 from protos.item import ScoreItem
+from protos.replica_set import TeacherAway
 from protos.scores import Scores
-from protos.sync_client import SyncTeacherClient
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
-from student_trainer.errors import TooManyDropped
+from student_trainer.errors import TeacherGone, TooManyDropped
 from student_trainer.evaluate import Evaluation, evaluate
 from student_trainer.learner import Learner, ScoredRollout
 from student_trainer.metrics import MetricsLog
@@ -35,6 +36,7 @@ from student_trainer.rollout import Rollout
 from student_trainer.run_config import refuse_changes, write_config
 from student_trainer.sampling import make_sampler
 from student_trainer.student import Student
+from student_trainer.teachers import Teachers
 
 log = logging.getLogger(__name__)
 
@@ -69,32 +71,35 @@ class Trainer:
         self.data = DataSet(config.data.train, config.data)
         self.student = Student(str(last or config.model), config.device, config.precision)
         self.builder = PromptBuilder(self.student.processor, config.data)
-        self.teacher = SyncTeacherClient(
-            config.teacher.address,
-            tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
-            processor_fingerprint=self.builder.processor_fingerprint,
-            max_inflight_tokens=config.teacher.max_inflight_tokens,
-            deadline_s=config.teacher.deadline_s,
-            connect_timeout_s=config.teacher.connect_timeout_s,
-        )
-        self._vocab_size = min(self.student.vocab_size, self.teacher.info.vocab_size)
-        self.learner = Learner(
-            self.student, config.objective, config.optimizer, config.batch, self._vocab_size
-        )
-        self.step = restore(last, self.learner) if last else 0
-        self.sampler = make_sampler(config.sampler, self.student, self.builder, self._vocab_size)
-        self.sampler.update(self.step)
-        write_config(config, self.teacher.info, self.builder.processor_fingerprint)
-        self._log = MetricsLog(config.run_dir, self.step)
+        with contextlib.ExitStack() as opened:
+            self.teachers = opened.enter_context(
+                Teachers(
+                    config.teacher,
+                    tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
+                    processor_fingerprint=self.builder.processor_fingerprint,
+                )
+            )
+            self._vocab_size = min(self.student.vocab_size, self.teachers.vocab_size)
+            self.learner = Learner(
+                self.student, config.objective, config.optimizer, config.batch, self._vocab_size
+            )
+            self.step = restore(last, self.learner) if last else 0
+            self.sampler = make_sampler(
+                config.sampler, self.student, self.builder, self._vocab_size
+            )
+            opened.callback(self.sampler.close)
+            self.sampler.update(self.step)
+            write_config(config, self.teachers.infos, self.builder.processor_fingerprint)
+            self._log = MetricsLog(config.run_dir, self.step)
+            opened.callback(self._log.close)
+            self._opened = opened.pop_all()
         self._blind_steps = 0
 
     def __enter__(self) -> Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self.sampler.close()
-        self.teacher.close()
+        self._opened.close()
 
     def run(self) -> Path:
         """All steps that are left, with evaluations and checkpoints on the way."""
@@ -102,7 +107,7 @@ class Trainer:
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None)
         saved = None
         while self.step < config.steps:
-            metrics = self.train_step()
+            metrics = self._step_or_leave()
             if config.eval.every and self.step % config.eval.every == 0:
                 metrics["eval/accuracy"] = self.validate()
             self._log.write(self.step, metrics)
@@ -118,6 +123,19 @@ class Trainer:
                 )
         bar.close()
         return saved or checkpoints(self._folder)[-1]
+
+    def _step_or_leave(self) -> dict[str, float]:
+        """A step; where the teacher stays away, a checkpoint of what was reached before it."""
+        try:
+            return self.train_step()
+        except TeacherAway as error:
+            if self.step:
+                keep = self._config.checkpoint.keep
+                save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+            raise TeacherGone(
+                f"{error.message}; step {self.step} is kept in {self._folder}: go on with --resume once the teacher "
+                "is back"
+            ) from error
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
@@ -166,18 +184,20 @@ class Trainer:
         per_round = max(1, self._config.sampler.batch_size // batch.responses_per_prompt)
         for first in range(0, len(indices), per_round):
             built = self._build(indices[first : first + per_round], lost)
-            puts = [self.teacher.submit_prompt(prompt.wire) for prompt in built]
+            puts = [self.teachers[prompt.teacher].submit_prompt(prompt.wire) for prompt in built]
             offset = len(prompts)
             asked = [prompt for prompt in built for _ in range(batch.responses_per_prompt)]
             prompts += asked
 
-            def send(index: int, rollout: Rollout, puts=puts, offset=offset) -> None:
+            def send(index: int, rollout: Rollout, puts=puts, offset=offset, asked=asked) -> None:
                 rollouts[offset + index] = rollout
                 put = puts[index // batch.responses_per_prompt]
-                scores[offset + index] = self.teacher.submit_score(put, self._item(rollout))
+                teacher = self.teachers[asked[index].teacher]
+                scores[offset + index] = teacher.submit_score(put, self._item(rollout))
 
             self.sampler.sample(asked, self.step, send)
-            self._drop_when_scored(puts, [scores[offset + i] for i in range(len(asked))])
+            waiting = [scores[offset + i] for i in range(len(asked))]
+            self._drop_when_scored(built, puts, waiting)
         sampled_s = time.monotonic()
         scored = self._collect(prompts, rollouts, scores, lost)
         waited_s = time.monotonic()
@@ -193,7 +213,8 @@ class Trainer:
             "rollout/finished_share": sum(r.finished for r in rollouts.values()) / len(rollouts),
             "rollout/dropped": float(sum(lost.values())),
             "support/ids_mean": supports,
-            "wire/bytes_per_token": self.teacher.stats.bytes_per_token,
+            "wire/bytes_per_token": self.teachers.bytes_per_token,
+            "wire/cache_hits": float(self.teachers.cache_hits),
         }
 
     def _build(self, indices: Sequence[int], lost: Counter[str]) -> list[StudentPrompt]:
@@ -209,17 +230,24 @@ class Trainer:
         return built
 
     def _drop_when_scored(
-        self, puts: Sequence[Future[PutPrompt]], scores: Sequence[Future[Scores]]
+        self,
+        prompts: Sequence[StudentPrompt],
+        puts: Sequence[Future[PutPrompt]],
+        scores: Sequence[Future[Scores]],
     ) -> None:
         """Let the teacher forget each prompt when the last of its responses is answered."""
         wanted = self._config.batch.responses_per_prompt
-        for put, first in zip(puts, range(0, len(scores), wanted), strict=True):
+        firsts = range(0, len(scores), wanted)
+        for prompt, put, first in zip(prompts, puts, firsts, strict=True):
             waiting = set(range(first, first + wanted))
+            teacher = self.teachers[prompt.teacher]
 
-            def answered(_: Future[Scores], i: int, put=put, waiting=waiting) -> None:
+            def answered(
+                _: Future[Scores], i: int, put=put, waiting=waiting, teacher=teacher
+            ) -> None:
                 waiting.discard(i)
                 if not waiting and put.exception() is None:
-                    self.teacher.submit_drop(put.result())
+                    teacher.submit_drop(put.result())
 
             for i in list(waiting):
                 scores[i].add_done_callback(functools.partial(answered, i=i))

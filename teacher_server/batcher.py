@@ -8,16 +8,19 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
 from protos.errors import ErrorDetail, InternalFault, TeacherError, Unavailable
+from protos.item import Priority
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
 from teacher_server.engines.engine import BatchEngine, Job, PreparedPrompt
+from teacher_server.engines.prefix_stats import PrefixStats
 from teacher_server.fair_queue import FairQueue, Turn
+from teacher_server.metrics import Metrics, Place
 
 log = logging.getLogger(__name__)
 
@@ -27,23 +30,29 @@ class _Waiting:
     job: Job
     done: asyncio.Future[Scores]
     since_s: float
+    place: Place = field(init=False)
 
 
 class _Batch:
     """Grows while its padded tokens, over both contexts, fit the budget; the first job always does."""
 
     def __init__(self, engine: BatchEngine, score_batch_tokens: int, first: Turn[_Waiting]) -> None:
-        self._budget = engine.max_batch_tokens
+        self.priority: Priority = first.priority
+        self.budget = engine.max_batch_tokens
         if first.priority == "score":
-            self._budget = min(self._budget, score_batch_tokens)
+            self.budget = min(self.budget, score_batch_tokens)
         self._max_jobs = engine.max_batch_jobs
         self._longest = first.item.job.longest
         self.waiting = [first.item]
 
+    @property
+    def tokens(self) -> int:
+        return self._longest * 2 * len(self.waiting)
+
     def has_room(self, job: Job) -> bool:
         if self._max_jobs is not None and len(self.waiting) >= self._max_jobs:
             return False
-        return max(self._longest, job.longest) * 2 * (len(self.waiting) + 1) <= self._budget
+        return max(self._longest, job.longest) * 2 * (len(self.waiting) + 1) <= self.budget
 
     def add(self, turn: Turn[_Waiting]) -> None:
         self._longest = max(self._longest, turn.item.job.longest)
@@ -65,8 +74,11 @@ class Batcher:
         on_engine: ThreadPoolExecutor,
         wait_s: float,
         score_batch_tokens: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self._engine = engine
+        self._metrics = metrics or Metrics()
+        self._metrics.capacity(engine.max_batch_tokens)
         self._score_batch_tokens = score_batch_tokens
         self._on_engine = on_engine
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
@@ -78,17 +90,26 @@ class Batcher:
 
     @classmethod
     async def start(
-        cls, make_engine: Callable[[], BatchEngine], wait_s: float, score_batch_tokens: int
+        cls,
+        make_engine: Callable[[], BatchEngine],
+        wait_s: float,
+        score_batch_tokens: int,
+        metrics: Metrics | None = None,
     ) -> Batcher:
         """Load the engine on its thread and start taking jobs."""
         on_engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
         engine = await asyncio.get_running_loop().run_in_executor(on_engine, make_engine)
-        return cls(engine, on_engine, wait_s, score_batch_tokens)
+        return cls(engine, on_engine, wait_s, score_batch_tokens, metrics)
 
     @property
     def info(self) -> TeacherInfo:
         """See Engine.info."""
         return self._engine.info
+
+    @property
+    def prefix_stats(self) -> PrefixStats | None:
+        """What the engine's prefix cache was worth, if it keeps count."""
+        return getattr(self._engine, "prefix_stats", None)
 
     async def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
         """See Engine.prepare."""
@@ -100,11 +121,13 @@ class Batcher:
         if self._closed:
             raise Unavailable("the teacher is shutting down; ask another replica")
         waiting = _Waiting(job, asyncio.get_running_loop().create_future(), time.monotonic())
-        turn = self._queue.push(waiting, job.client, job.cost, job.item.priority)
+        turn = self._queue.push(waiting, job.client, job.cost, job.item.priority, job.weight)
+        waiting.place = self._metrics.queued(job.client, job.item.priority, job.cost)
         self._arrived.set()
         try:
             return await waiting.done
         finally:
+            waiting.place.leave()
             self._queue.withdraw(turn)
 
     async def died(self) -> None:
@@ -130,17 +153,19 @@ class Batcher:
                 await asyncio.sleep(self._wait_s)
             while not self._closed and (batch := self._next_batch()):
                 started_s = time.monotonic()
-                jobs = [waiting.job for waiting in batch]
-                answers = await loop.run_in_executor(self._on_engine, self._score, jobs)
-                self._answer(batch, answers, started_s)
+                jobs = [waiting.job for waiting in batch.waiting]
+                self._metrics.batch(batch.priority, len(jobs), batch.tokens, batch.budget)
+                with self._metrics.in_engine(batch.priority, len(jobs), batch.tokens):
+                    answers = await loop.run_in_executor(self._on_engine, self._score, jobs)
+                self._answer(batch.waiting, answers, started_s)
             if not self._closed:
                 self._arrived.clear()
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> _Batch | None:
         """Whose turn it is, the others of its prompt, then whose turn is next, within the token budget."""
         first = self._next_turn()
         if first is None:
-            return []
+            return None
         self._queue.take(first)
         batch = _Batch(self._engine, self._score_batch_tokens, first)
         for turn in self._queue.line_of(first):
@@ -153,7 +178,9 @@ class Batcher:
                 break
             self._queue.take(turn)
             batch.add(turn)
-        return batch.waiting
+        for waiting in batch.waiting:
+            waiting.place.leave()
+        return batch
 
     def _next_turn(self) -> Turn[_Waiting] | None:
         """Whose turn it is, of those that still wait."""

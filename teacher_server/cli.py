@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -17,38 +19,77 @@ USAGE = """usage: teacher-server COMMAND [options]
 
 commands:
   serve     score students' responses over gRPC
+  doctor    say what is wrong between here and a teacher
+  token     make a token for a client
 
 `teacher-server COMMAND --help` shows a command's options."""
+
+WRONG_INPUT, FAILED = 2, 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status: 2 where the command line or configuration is wrong, 1 where the engine
-    died, else 0.
+    died or the doctor found something, else 0.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if arguments else 2
+        return 0 if arguments else WRONG_INPUT
     command, *rest = arguments
-    if command != "serve":
+    if command not in COMMANDS:
         print(f"unknown command {command!r}\n{USAGE}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     try:
-        config = _read_config(rest)
-        if not config.model:
-            raise ValueError(
-                "no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file"
-            )
-        status = _run_serve(config)
+        return COMMANDS[command](rest)
     except ValidationError as error:
         for wrong in error.errors():
             place = ".".join(map(str, wrong["loc"]))
-            print(f"teacher-server serve: {place}: {wrong['msg']}", file=sys.stderr)
-        return 2
+            print(f"teacher-server {command}: {place}: {wrong['msg']}", file=sys.stderr)
+        return WRONG_INPUT
     except (ValueError, OSError) as error:
-        print(f"teacher-server serve: {error}", file=sys.stderr)
-        return 2
-    return status
+        print(f"teacher-server {command}: {error}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def _serve(arguments: list[str]) -> int:
+    config = _read_config(arguments)
+    if not config.model:
+        raise ValueError("no model given; say --model FOLDER_OR_HUB_ID or set it in the TOML file")
+    return _run_serve(config)
+
+
+def _doctor(arguments: list[str]) -> int:
+    from teacher_server.doctor import DoctorConfig, examine
+
+    config = tyro.cli(
+        DoctorConfig,
+        args=arguments,
+        prog="teacher-server doctor",
+        description="Say what is wrong between here and a teacher.",
+    )
+    return FAILED if examine(config) else 0
+
+
+def _token(arguments: list[str]) -> int:
+    from teacher_server.client_file import new_token
+
+    parser = argparse.ArgumentParser(
+        prog="teacher-server token",
+        description="Make a token. It is shown once: the clients file keeps its hash alone.",
+    )
+    parser.add_argument("name", help="of the client, as it will stand in logs and metrics")
+    name = parser.parse_args(arguments).name
+    token, digest = new_token()
+    print(f"# the client's token:\n{token}\n")
+    print(f'# for --server.clients-file:\n[clients.{json.dumps(name)}]\ntoken_sha256 = "{digest}"')
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "serve": _serve,
+    "doctor": _doctor,
+    "token": _token,
+}
 
 
 def _read_config(arguments: list[str]) -> ServeConfig:
@@ -89,5 +130,5 @@ def _run_serve(config: ServeConfig) -> int:
         serve(config)
     except EngineDied as error:
         print(f"teacher-server serve: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     return 0

@@ -5,16 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from protos.address import is_loopback
 from protos.teacher_info import Limits
+from teacher_server.settings import Settings
 
 
-class Settings(BaseModel):
-    """Frozen, and unknown keys are refused."""
+class TlsConfig(Settings):
+    """Encryption of the gRPC port. The files are read again when they change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    certificate_file: Path
+    """PEM of the server's certificate, with those that vouch for it."""
+    key_file: Path
+    """PEM of its key."""
+    client_ca_file: Path | None = None
+    """PEM of the authorities of clients' certificates. Given it, a client must show one (mutual TLS)."""
+
+    @model_validator(mode="after")
+    def _files_are_there(self) -> TlsConfig:
+        for name in ("certificate_file", "key_file", "client_ca_file"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(
+                    f"{name} {path} is not a file; deploy/README.md tells how to make one"
+                )
+        return self
 
 
 class ServerConfig(Settings):
@@ -26,17 +42,31 @@ class ServerConfig(Settings):
     """Port to bind; 0 picks a free one (see `port_file`)."""
     port_file: Path | None = None
     """Once the server is ready its host:port is written here."""
+    tls: TlsConfig | None = None
+    """Encryption of the gRPC port."""
+    clients_file: Path | None = None
+    """Who may use the teacher, with weights and quotas (teacher_server/client_file.py). Read again when it changes."""
+    http_host: str = "127.0.0.1"
+    """Address of the HTTP port."""
+    http_port: int | None = Field(default=8080, ge=0, le=65535)
+    """Port of health, metrics and the HTTP face; 0 picks a free one, None: no HTTP."""
+    reflection: bool = True
+    """Tell the schema to tools such as grpcurl."""
     insecure: bool = False
     """Serve an open network without TLS or tokens: whoever reaches the port can use the teacher."""
     grace_s: float = Field(default=30.0, ge=0)
     """After SIGTERM, seconds to finish what was admitted."""
+    write_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that an answer waits for a client which does not read; after it the client's stream is ended."""
 
     @model_validator(mode="after")
-    def _loopback_or_insecure(self) -> ServerConfig:
-        if not (self.insecure or is_loopback(self.host)):
+    def _loopback_or_guarded(self) -> ServerConfig:
+        guarded = self.tls is not None or self.clients_file is not None
+        if not (self.insecure or guarded or is_loopback(self.host)):
             raise ValueError(
                 f"host {self.host!r} is reachable by others, and there is neither TLS nor a token: bind 127.0.0.1, "
-                "or say --server.insecure if the network is yours alone"
+                "name --server.clients-file or --server.tls files, or say --server.insecure if the network is yours "
+                "alone"
             )
         return self
 
@@ -153,17 +183,25 @@ class LimitsConfig(Settings):
     """Tokens of one response."""
     max_chunk_rows: int = Field(default=Limits.max_chunk_rows, ge=1)
     """Rows in one Scores message."""
+    max_client_tokens: int = Field(default=Limits.max_client_tokens, ge=1)
+    """Response tokens that one client may have under way over all its streams; the clients file may say otherwise."""
+    max_client_bytes: int = Field(default=Limits.max_client_bytes, ge=1)
+    """Bytes of one client's prompts kept and items under way; the clients file may say otherwise."""
+    max_total_tokens: int = Field(default=Limits.max_total_tokens, ge=1)
+    """Response tokens under way, all clients together."""
+    max_total_bytes: int = Field(default=Limits.max_total_bytes, ge=1)
+    """Bytes of prompts kept and items under way, all clients together: what the server may need beside the model."""
     stream_window_tokens: int = Field(default=65_536, ge=1)
     """Response tokens that one stream may have under way."""
 
     @model_validator(mode="after")
-    def _window_holds_a_response(self) -> LimitsConfig:
-        if self.stream_window_tokens < self.max_response_tokens:
-            raise ValueError(
-                f"stream_window_tokens {self.stream_window_tokens} is below max_response_tokens "
-                f"{self.max_response_tokens}: the longest response could never be sent; raise the one or lower the "
-                "other"
-            )
+    def _every_window_holds_a_response(self) -> LimitsConfig:
+        for name in ("stream_window_tokens", "max_client_tokens", "max_total_tokens"):
+            if getattr(self, name) < self.max_response_tokens:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} is below max_response_tokens {self.max_response_tokens}: the "
+                    "longest response could never be sent; raise the one or lower the other"
+                )
         return self
 
     def published(self) -> Limits:

@@ -13,16 +13,24 @@ from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
+from teacher_server.client import ANONYMOUS, Client
 from teacher_server.engines.engine import Engine, Job, PreparedPrompt
 from teacher_server.images import decode_images
+from teacher_server.ledger import Ledger
+from teacher_server.metrics import Metrics
 from teacher_server.validation import check_expanded_length, check_item, check_prompt
 
 
 class TeacherCore:
     """Scores prompts and items that keep the rules; everything else is a TeacherError."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics | None = None) -> None:
         self._engine = engine
+        self.ledger = Ledger(engine.info.limits)
+        """What clients hold at a time; front ends count the prompts that they keep for one in it too."""
+        self.metrics = metrics or Metrics()
+        self.metrics.describe(engine.info)
+        self.metrics.prefixes = getattr(engine, "prefix_stats", None)  # not every engine has any
         self._on_decode = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @property
@@ -32,27 +40,38 @@ class TeacherCore:
 
     async def prepare(self, prompt: Prompt) -> PreparedPrompt:
         """Check, decode and expand a prompt."""
-        check_prompt(prompt, self.info)
-        loop = asyncio.get_running_loop()
-        images = await loop.run_in_executor(
-            self._on_decode, decode_images, prompt.images, self.info.limits
-        )
-        prepared = await self._engine.prepare(prompt, images)
-        check_expanded_length(prepared.mm_length, prepared.text_length, self.info)
+        with self.metrics.prompt():
+            check_prompt(prompt, self.info)
+            loop = asyncio.get_running_loop()
+            images = await loop.run_in_executor(
+                self._on_decode, decode_images, prompt.images, self.info.limits
+            )
+            prepared = await self._engine.prepare(prompt, images)
+            check_expanded_length(prepared.mm_length, prepared.text_length, self.info)
         return prepared
 
     async def score(
-        self, prompt: Awaitable[PreparedPrompt], item: ScoreItem, client: str
+        self, prompt: Awaitable[PreparedPrompt], item: ScoreItem, client: Client = ANONYMOUS
     ) -> Scores:
         """Scores with the teacher's name and the echo of what was scored. Clients take turns.
 
         The item's deadline runs from this call; a `prompt` still being prepared is waited for.
         """
+        tokens = len(item.response_ids)
+        with (
+            self.metrics.item(client.key, item.priority, tokens),
+            self.ledger.under_way(client, tokens, item.memory_bytes),
+        ):
+            return await self._score_in_time(prompt, item, client)
+
+    async def _score_in_time(
+        self, prompt: Awaitable[PreparedPrompt], item: ScoreItem, client: Client
+    ) -> Scores:
         try:
             async with asyncio.timeout(item.deadline_s):
                 prepared = await _usable(prompt)
                 check_item(item, prepared.mm_length, prepared.text_length, self.info)
-                scores = await self._engine.score(Job(prepared, item, client))
+                scores = await self._engine.score(Job(prepared, item, client.key, client.weight))
         except TimeoutError as error:
             if isinstance(error, TeacherError):
                 raise

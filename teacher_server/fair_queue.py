@@ -9,7 +9,7 @@ served. A client that offers more than its share waits behind its own items, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -30,6 +30,7 @@ class Turn(Generic[T]):
     cost: int
     """Tokens."""
     priority: Priority
+    weight: float
     number: int
     """Of arrival."""
 
@@ -45,8 +46,7 @@ class _Line(Generic[T]):
 class FairQueue(Generic[T]):
     """Items wait here until they are taken or withdrawn."""
 
-    def __init__(self, weight_of: Callable[[str], float] = lambda client: 1.0) -> None:
-        self._weight_of = weight_of
+    def __init__(self) -> None:
         self._lines: dict[tuple[Priority, str], _Line[T]] = {}
         self._now: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
         self._arrivals = itertools.count()
@@ -54,9 +54,18 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(len(line.turns) for line in self._lines.values())
 
-    def push(self, item: T, client: str, cost: int, priority: Priority = "train") -> Turn[T]:
-        """Put an item at the end of its client's line; `cost` counts from 1."""
-        turn = Turn(item, client, max(1, cost), priority, next(self._arrivals))
+    def push(
+        self,
+        item: T,
+        client: str,
+        cost: int,
+        priority: Priority = "train",
+        weight: float = 1.0,
+    ) -> Turn[T]:
+        """Put an item at the end of its client's line; `cost` counts from 1. A client of twice the weight gets twice
+        as much where both wait.
+        """
+        turn = Turn(item, client, max(1, cost), priority, weight, next(self._arrivals))
         self._lines.setdefault((priority, client), _Line()).turns[turn.number] = turn
         return turn
 
@@ -100,7 +109,7 @@ class FairQueue(Generic[T]):
         key = turn.priority, turn.client
         line = self._lines[key]
         del line.turns[turn.number]
-        line.end = self._start(key) + turn.cost / self._weight_of(turn.client)
+        line.end = self._start(key) + turn.cost / turn.weight
         self._forget_the_gone()
 
     def _forget_the_gone(self) -> None:

@@ -15,15 +15,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from protos.address import host_for_url
+from protos.address import host_for_url, is_loopback
 from protos.channel import server_options
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import add_TeacherServicer_to_server
 from teacher_server.batcher import Batcher
-from teacher_server.config import ServeConfig, VllmEngineConfig
+from teacher_server.client_file import ClientFile
+from teacher_server.config import ServeConfig, ServerConfig, VllmEngineConfig
 from teacher_server.core import TeacherCore
+from teacher_server.doorkeeper import Doorkeeper
 from teacher_server.engines.engine import BatchEngine, Engine
+from teacher_server.gateway import NotReady, make_app, running_gateway
+from teacher_server.metrics import Metrics
 from teacher_server.servicer import Servicer
+from teacher_server.transport import server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +46,7 @@ def serve(config: ServeConfig) -> None:
     asyncio.run(_serve(config))
 
 
-async def start_engine(config: ServeConfig) -> Engine:
+async def start_engine(config: ServeConfig, metrics: Metrics | None = None) -> Engine:
     """Load the engine that the configuration names; raises ValueError or OSError where it can't."""
     named, limits = config.engine, config.limits.published()
     if isinstance(named, VllmEngineConfig):
@@ -53,6 +58,7 @@ async def start_engine(config: ServeConfig) -> Engine:
             teacher_id=config.teacher_id,
             limits=limits,
             grace_s=config.server.grace_s,
+            metrics=metrics,
         )
 
     def load() -> BatchEngine:
@@ -60,58 +66,111 @@ async def start_engine(config: ServeConfig) -> Engine:
 
         return TransformersEngine(config.model, named, teacher_id=config.teacher_id, limits=limits)
 
-    return await Batcher.start(load, named.batch_wait_ms / 1000, named.score_batch_tokens)
+    return await Batcher.start(
+        load, named.batch_wait_ms / 1000, named.score_batch_tokens, metrics=metrics
+    )
 
 
 @contextlib.asynccontextmanager
-async def running_server(config: ServeConfig, engine: Engine) -> AsyncIterator[str]:
-    """A server that answers at the address given; leaving the context drains it and closes the engine."""
-    core = TeacherCore(engine)
-    servicer = Servicer(core, config.limits.stream_window_tokens)
+async def running_server(
+    config: ServeConfig, engine: Engine, metrics: Metrics | None = None
+) -> AsyncIterator[str]:
+    """A server that answers at the gRPC address given; leaving the context drains it and closes the engine."""
+    core = TeacherCore(engine, metrics)
+    try:
+        doorkeeper = _doorkeeper(config.server)
+        servicer = Servicer(
+            core,
+            config.limits.stream_window_tokens,
+            doorkeeper,
+            write_timeout_s=config.server.write_timeout_s,
+        )
+        health = HealthServicer()
+        server, address = _bind(config.server, core, servicer, health)
+    except BaseException:
+        await core.close()
+        raise
+    state = _State(core, servicer, health)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(core.close)
+        if config.server.http_port is not None:
+            app = make_app(core, core.metrics, state.not_ready)
+            http = running_gateway(app, config.server.http_host, config.server.http_port)
+            log.info("http address=%s", await stack.enter_async_context(http))
+        await server.start()
+        await state.serve(True)
+        watchers = [
+            asyncio.create_task(state.when_died()),
+            asyncio.create_task(doorkeeper.watch(servicer.identify_again)),
+        ]
+        try:
+            yield address
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            state.draining = True
+            await state.serve(False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(servicer.drain(), config.server.grace_s)
+            await server.stop(1.0)
+
+
+def _doorkeeper(config: ServerConfig) -> Doorkeeper:
+    if config.clients_file is None:
+        return Doorkeeper()
+    if config.tls is None and not is_loopback(config.host):
+        log.warning(
+            "plaintext host=%s: tokens cross the network readable; give it TLS", config.host
+        )
+    return Doorkeeper(ClientFile(config.clients_file))
+
+
+def _bind(
+    config: ServerConfig, core: TeacherCore, servicer: Servicer, health: HealthServicer
+) -> tuple[grpc.aio.Server, str]:
+    """A server that is not started yet, with its address; raises OSError where the port is taken."""
     server = grpc.aio.server(options=server_options(core.info.limits.max_message_bytes))
     add_TeacherServicer_to_server(servicer, server)
-    health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection(
-        (
-            SERVICE,
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
-        ),
-        server,
-    )
-    host = host_for_url(config.server.host)
-    wanted = f"{host}:{config.server.port}"
+    if config.reflection:
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
+    host = host_for_url(config.host)
+    wanted = f"{host}:{config.port}"
     try:
-        port = server.add_insecure_port(wanted)
+        if config.tls is None:
+            port = server.add_insecure_port(wanted)
+        else:
+            port = server.add_secure_port(wanted, server_credentials(config.tls))
     except RuntimeError as error:
-        await core.close()
         raise OSError(f"can't bind {wanted}: is another server there?") from error
-    await server.start()
-    await _set_health(health, SERVING)
-    undertaker = asyncio.create_task(_when_died(core, health))
-    try:
-        yield f"{host}:{port}"
-    finally:
-        undertaker.cancel()
-        await _set_health(health, NOT_SERVING)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(servicer.drain(), config.server.grace_s)
-        await server.stop(1.0)
-        await core.close()
+    return server, f"{host}:{port}"
 
 
-async def _when_died(core: TeacherCore, health: HealthServicer) -> None:
-    await core.died()
-    log.critical("engine_died; nothing can be scored any more")
-    await _set_health(health, NOT_SERVING)
+class _State:
+    """What health tells of a server."""
 
+    def __init__(self, core: TeacherCore, servicer: Servicer, health: HealthServicer) -> None:
+        self.draining = False
+        self._core = core
+        self._servicer = servicer
+        self._health = health
+        self._dead = False
 
-async def _set_health(
-    health: HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
-) -> None:
-    for name in ("", SERVICE):
-        await health.set(name, status)
+    def not_ready(self) -> NotReady | None:
+        if self._dead:
+            return "engine dead"
+        return "draining" if self.draining else None
+
+    async def serve(self, serving: bool) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, SERVING if serving else NOT_SERVING)
+
+    async def when_died(self) -> None:
+        await self._core.died()
+        log.critical("engine_died; nothing can be scored any more")
+        self._dead = True
+        await self.serve(False)
 
 
 async def _serve(config: ServeConfig) -> None:
@@ -119,10 +178,11 @@ async def _serve(config: ServeConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = await start_engine(config)
+    metrics = Metrics()
+    engine = await start_engine(config, metrics)
     info = engine.info
     log.info("loaded model=%s dtype=%s vocab_size=%d", info.model_id, info.dtype, info.vocab_size)
-    async with running_server(config, engine) as address:
+    async with running_server(config, engine, metrics) as address:
         log.info(
             "serving address=%s teacher_id=%s engine=%s", address, info.teacher_id, info.engine
         )

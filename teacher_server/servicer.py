@@ -1,4 +1,4 @@
-"""The gRPC face: hands messages to streams, maps exceptions, holds no rules of its own."""
+"""The gRPC face: tells callers apart, hands messages to streams, maps exceptions, holds no rules of its own."""
 
 from __future__ import annotations
 
@@ -6,59 +6,158 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
 
+from protos.credentials import STREAM_ID, TOKEN
+from protos.errors import CODES, LimitExceeded, TeacherError, Unavailable
 from protos.info_codec import info_to_proto
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherServicer
+from teacher_server.client import Client
+from teacher_server.client_file import Presented
 from teacher_server.core import TeacherCore
+from teacher_server.doorkeeper import Doorkeeper
+from teacher_server.metrics import code_of
 from teacher_server.stream import Stream
+from teacher_server.transport import certificate_names
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Caller:
+    presented: Presented
+    peer: str
 
 
 class Servicer(TeacherServicer):
     """vgs.teacher.v1.Teacher over a TeacherCore."""
 
-    def __init__(self, core: TeacherCore, window_tokens: int) -> None:
+    def __init__(
+        self,
+        core: TeacherCore,
+        window_tokens: int,
+        doorkeeper: Doorkeeper | None = None,
+        write_timeout_s: float = 60.0,
+    ) -> None:
         self._core = core
         self._window_tokens = window_tokens
-        self._streams: set[Stream] = set()
+        self._doorkeeper = doorkeeper or Doorkeeper()
+        self._write_timeout_s = write_timeout_s
+        self._streams: dict[Stream, _Caller] = {}
         self._draining = False
 
     async def Describe(
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext
     ) -> pb.TeacherInfo:
-        """Identity, limits and capabilities."""
-        return info_to_proto(self._core.info)
+        """Identity, limits (the caller's own quotas among them) and capabilities."""
+        try:
+            client = self._doorkeeper.identify(*_shown(context))
+        except TeacherError as error:
+            await _abort(context, error)
+            raise
+        info, limits = self._core.info, self._core.info.limits
+        own = replace(
+            limits,
+            max_client_tokens=client.max_tokens or limits.max_client_tokens,
+            max_client_bytes=client.max_bytes or limits.max_client_bytes,
+        )
+        return info_to_proto(replace(info, limits=own))
 
     async def Score(
         self,
         request_iterator: AsyncIterator[pb.ClientMessage],
         context: grpc.aio.ServicerContext,
-    ) -> AsyncIterator[pb.ServerMessage]:
+    ) -> None:
         """One conversation; see `teacher_server.stream`."""
-        peer = context.peer()  # asked now: once the call is over, asking crashes grpcio
-        if self._draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
-        stream = Stream(self._core, self._window_tokens, client=peer)
-        self._streams.add(stream)
-        log.info("stream_opened peer=%s open=%d", peer, len(self._streams))
+        metrics = self._core.metrics
+        try:
+            caller = _Caller(*_shown(context))
+            client = self._doorkeeper.identify(caller.presented, caller.peer)
+            if self._draining:
+                raise Unavailable("the teacher is shutting down; ask another replica")
+        except TeacherError as error:
+            metrics.stream_refused(code_of(error))
+            await _abort(context, error)
+            raise
+        name = dict(context.invocation_metadata() or ()).get(STREAM_ID, uuid.uuid4().hex[:12])
+        stream = Stream(self._core, self._window_tokens, client, str(name)[:64])
+        self._streams[stream] = caller
+        metrics.stream_opened(client.name)
+        log.info(
+            "stream_opened stream=%s client=%s peer=%s open=%d",
+            *(stream.name, client.name or "-", caller.peer, len(self._streams)),
+        )
+        code = "CANCELLED"
         try:
             async for message in stream.run(request_iterator):
-                yield message
-        except Exception:
+                await self._write(context, message)
+            code = "OK"
+        except TeacherError as error:
+            code = code_of(error)
+            await _abort(context, error)
+        except Exception as error:
+            if (
+                context.cancelled() or context.done()
+            ):  # a blocked write ends so when the caller is gone
+                log.debug("stream_lost stream=%s %r", stream.name, error)
+                return
             # gRPC would send the exception's text: leak nothing.
-            error_id = uuid.uuid4().hex[:12]
-            log.exception("stream_failed error_id=%s", error_id)
+            code, error_id = "INTERNAL", uuid.uuid4().hex[:12]
+            log.exception("stream_failed stream=%s error_id=%s", stream.name, error_id)
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
         finally:
-            self._streams.discard(stream)
-            log.info("stream_closed peer=%s open=%d", peer, len(self._streams))
+            del self._streams[stream]
+            stream.close()
+            metrics.stream_closed(client.name, code)
+            log.info(
+                "stream_closed stream=%s code=%s open=%d", stream.name, code, len(self._streams)
+            )
+
+    async def _write(self, context: grpc.aio.ServicerContext, message: pb.ServerMessage) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await context.write(message)
+        except TimeoutError as error:
+            raise LimitExceeded(
+                f"nothing was read for {self._write_timeout_s:g} s, so the stream is ended; read answers as they come"
+            ) from error
+        self._core.metrics.bytes_out(message.ByteSize())
+
+    def identify_again(self) -> None:
+        """The clients file changed: end the streams of those who are in it no more, and let the others have what it
+        says now.
+        """
+        for stream, caller in list(self._streams.items()):
+            try:
+                stream.client = self._doorkeeper.identify(caller.presented, caller.peer)
+            except TeacherError as error:
+                log.warning("stream_revoked stream=%s client=%s", stream.name, stream.client.name)
+                stream.end(error)
 
     async def drain(self) -> None:
         """Take no new stream, and let every open one finish what it admitted."""
         self._draining = True
-        await asyncio.gather(*(stream.drain() for stream in self._streams))
+        self._core.metrics.draining()
+        await asyncio.gather(*(stream.drain() for stream in list(self._streams)))
+
+    @property
+    def clients(self) -> set[Client]:
+        """Who has a stream open."""
+        return {stream.client for stream in self._streams}
+
+
+def _shown(context: grpc.aio.ServicerContext) -> tuple[Presented, str]:
+    """Asked at the beginning of a call: once it is over, asking for the peer crashes grpcio."""
+    metadata = dict(context.invocation_metadata() or ())
+    authorization = metadata.get(TOKEN)
+    names = certificate_names(context.auth_context())
+    shown = Presented.of(None if authorization is None else str(authorization), names)
+    return shown, context.peer()
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: TeacherError) -> None:
+    await context.abort(CODES[type(error)], error.message)

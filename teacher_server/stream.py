@@ -29,9 +29,12 @@ from protos.errors import (
     Unavailable,
     Unimplemented,
 )
+from protos.item import ScoreItem
 from protos.v1 import teacher_pb2 as pb
+from teacher_server.client import Client
 from teacher_server.core import TeacherCore
 from teacher_server.engines.engine import PreparedPrompt
+from teacher_server.metrics import code_of
 from teacher_server.validation import check_item_bytes
 
 log = logging.getLogger(__name__)
@@ -52,14 +55,20 @@ class _HeldPrompt:
 class Stream:
     """Reads everything as it comes, answers as results are ready. Its state ends with it."""
 
-    def __init__(self, core: TeacherCore, window_tokens: int, client: str) -> None:
+    def __init__(
+        self, core: TeacherCore, window_tokens: int, client: Client, name: str = ""
+    ) -> None:
+        self.client = client
+        """Whose turns and quotas it takes; may change while the stream is open."""
+        self.name = name
+        """In the logs of both sides."""
         self._core = core
-        self._client = client
+        self._owner = client  # of the prompts that are kept
         self._limits = core.info.limits
         self._prompts: dict[int, _HeldPrompt] = {}
         self._items: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox: asyncio.Queue[pb.ServerMessage | int | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[pb.ServerMessage | int | TeacherError | None] = asyncio.Queue()
         self._held_bytes = 0
         self._spent = 0
         self._granted = window_tokens
@@ -69,11 +78,16 @@ class Stream:
     async def run(
         self, incoming: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.ServerMessage]:
-        """Answers, until the client half-closes (or the server drains) and what was admitted is answered."""
+        """Answers, until the client half-closes (or the server drains) and what was admitted is answered.
+
+        Raises the TeacherError that `end` was called with.
+        """
         self._send(pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted)))
         reader = asyncio.create_task(self._read(incoming))
         try:
             while (message := await self._outbox.get()) is not None:
+                if isinstance(message, TeacherError):
+                    raise message
                 if isinstance(message, int):
                     # Credit comes back only here, behind the answer it was spent on: gRPC takes messages as the
                     # client reads them, so one that does not read gets no more.
@@ -86,6 +100,15 @@ class Stream:
             preparing = [held.ready for held in self._prompts.values()]
             for task in (reader, *self._tasks, *preparing):
                 task.cancel()
+
+    def end(self, error: TeacherError) -> None:
+        """Answer nothing more: whoever runs the stream gets `error`."""
+        self._outbox.put_nowait(error)
+
+    def close(self) -> None:
+        """Give back what it holds; call it once `run` is over."""
+        for prompt_id in list(self._prompts):
+            self._forget(prompt_id)
 
     async def drain(self) -> None:
         """Say so, admit nothing more, end once everything admitted is answered."""
@@ -102,6 +125,7 @@ class Stream:
     async def _read(self, incoming: AsyncIterator[pb.ClientMessage]) -> None:
         try:
             async for message in incoming:
+                self._core.metrics.bytes_in(message.ByteSize())
                 self._handle(message)
         finally:
             await self._finish()
@@ -164,7 +188,10 @@ class Stream:
         own = self._core.info.processor_fingerprint
         if prompt.processor_fingerprint not in ("", own) and not self._warned_of_processor:
             self._warned_of_processor = True
-            log.warning("other_processor client=%s own=%s", prompt.processor_fingerprint, own)
+            log.warning(
+                "other_processor stream=%s client=%s own=%s",
+                *(self.name, prompt.processor_fingerprint, own),
+            )
         held = _HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)), 0)
         self._prompts[message.prompt_id] = held
         try:
@@ -198,6 +225,7 @@ class Stream:
                 f"the stream's prompts would take {total} bytes, the limit is {limit}; drop some",
                 ErrorDetail("prompt_id", str(total), str(limit)),
             )
+        self._core.ledger.keep(self._owner, size - held.held_bytes)
         self._held_bytes, held.held_bytes = total, size
 
     def _forget(self, prompt_id: int) -> None:
@@ -207,6 +235,7 @@ class Stream:
 
         def release(_: object = None) -> None:
             self._held_bytes -= held.held_bytes
+            self._core.ledger.keep(self._owner, -held.held_bytes)
 
         if held.ready.done():
             release()
@@ -230,6 +259,7 @@ class Stream:
                     ErrorDetail("request_id", str(message.request_id)),
                 )
         except TeacherError as error:
+            self._core.metrics.item_refused(self.client.key, error)
             self._send_item_error(message.request_id, error)
             self._grant(cost)
         else:
@@ -251,21 +281,33 @@ class Stream:
             for chunk in await self._score(message, held):
                 self._send(pb.ServerMessage(scores=chunk))
         except Exception as error:
-            self._send_item_error(message.request_id, _as_teacher_error(error))
+            error = _as_teacher_error(error)
+            log.debug(
+                "item_refused stream=%s request=%d code=%s %s",
+                *(self.name, message.request_id, code_of(error), error.message),
+            )
+            self._send_item_error(message.request_id, error)
 
     async def _score(self, message: pb.ScoreRequest, held: _HeldPrompt | None) -> list[pb.Scores]:
-        check_item_bytes(message.ByteSize(), self._core.info)
-        _refuse_unsupported(unsupported_request_part(message))
-        item = item_from_proto(message)
-        if held is None:
-            raise PreconditionFailed(
-                f"prompt {message.prompt_id} is not held by this stream; put it first",
-                ErrorDetail("prompt_id", str(message.prompt_id)),
-            )
-        scores = await self._core.score(held.ready, item, self._client)
+        try:
+            item = self._item(message)
+            if held is None:
+                raise PreconditionFailed(
+                    f"prompt {message.prompt_id} is not held by this stream; put it first",
+                    ErrorDetail("prompt_id", str(message.prompt_id)),
+                )
+        except TeacherError as error:
+            self._core.metrics.item_refused(self.client.key, error)
+            raise
+        scores = await self._core.score(held.ready, item, self.client)
         return list(
             scores_to_protos(scores, message.request_id, item.dtype, self._limits.max_chunk_rows)
         )
+
+    def _item(self, message: pb.ScoreRequest) -> ScoreItem:
+        check_item_bytes(message.ByteSize(), self._core.info)
+        _refuse_unsupported(unsupported_request_part(message))
+        return item_from_proto(message)
 
     def _refuse_overspending(self, cost: int) -> None:
         if self._spent > self._granted:

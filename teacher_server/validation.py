@@ -30,9 +30,7 @@ def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
         raise PreconditionFailed(
             f"the client's tokenizer {prompt.tokenizer_fingerprint[:12]} is not the teacher's {expected[:12]}: its "
             "ids mean other tokens; use the teacher's tokenizer",
-            ErrorDetail(
-                field="tokenizer_fingerprint", value=prompt.tokenizer_fingerprint, limit=expected
-            ),
+            ErrorDetail("tokenizer_fingerprint", prompt.tokenizer_fingerprint[:64], expected),
         )
     for field, ids in (("mm_ids", prompt.mm_ids), ("text_ids", prompt.text_ids)):
         _check_ids(field, ids, info.vocab_size)
@@ -109,7 +107,7 @@ def check_item(item: ScoreItem, mm_length: int, text_length: int, info: TeacherI
 
 def _check_candidates(candidates: Candidates, tokens: int, info: TeacherInfo) -> None:
     splits, ids, limit = candidates.splits, candidates.ids, info.limits.max_candidates
-    lengths = np.diff(splits)
+    lengths = np.diff(splits.astype(np.int64))  # a difference of two i32 may not fit one
     fits = len(splits) == tokens + 1 and splits[0] == 0 and splits[-1] == len(ids)
     if not fits or bool((lengths < 0).any()):
         raise InvalidItem(

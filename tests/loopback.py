@@ -16,7 +16,9 @@ def serving(model: Path, **settings: Any) -> Iterator[str]:
     settings.setdefault("engine", {})
     settings["engine"] = {"device": "cpu", "threads": 1} | settings["engine"]
     config = ServeConfig.model_validate(
-        {"model": str(model), "server": {"port": 0, "grace_s": 5}} | settings
+        {"model": str(model)}
+        | settings
+        | {"server": {"port": 0, "http_port": None, "grace_s": 5} | settings.get("server", {})}
     )
 
     @contextlib.asynccontextmanager

@@ -113,7 +113,7 @@ class SpecialIds(_message.Message):
     def __init__(self, image_placeholder: _Optional[int] = ..., video_placeholder: _Optional[int] = ..., forbidden_in_response: _Optional[_Iterable[int]] = ..., eos: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_item_bytes", "max_stream_bytes", "max_prompts", "max_images", "max_image_bytes", "max_image_pixels", "max_prompt_pixels", "image_formats", "max_k", "max_candidates", "max_response_tokens", "max_chunk_rows")
+    __slots__ = ("max_message_bytes", "max_item_bytes", "max_stream_bytes", "max_prompts", "max_images", "max_image_bytes", "max_image_pixels", "max_prompt_pixels", "image_formats", "max_k", "max_candidates", "max_response_tokens", "max_chunk_rows", "max_client_tokens", "max_client_bytes", "max_total_tokens", "max_total_bytes")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ITEM_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_STREAM_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,10 @@ class Limits(_message.Message):
     MAX_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     MAX_RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_item_bytes: int
     max_stream_bytes: int
@@ -140,7 +144,11 @@ class Limits(_message.Message):
     max_candidates: int
     max_response_tokens: int
     max_chunk_rows: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_item_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_prompt_pixels: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ..., max_k: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_chunk_rows: _Optional[int] = ...) -> None: ...
+    max_client_tokens: int
+    max_client_bytes: int
+    max_total_tokens: int
+    max_total_bytes: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_item_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_prompt_pixels: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ..., max_k: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_chunk_rows: _Optional[int] = ..., max_client_tokens: _Optional[int] = ..., max_client_bytes: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_total_bytes: _Optional[int] = ...) -> None: ...
 
 class ClientMessage(_message.Message):
     __slots__ = ("put_prompt", "drop_prompt", "score", "cancel")

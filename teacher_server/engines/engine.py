@@ -39,6 +39,8 @@ class Job:
     item: ScoreItem
     client: str = ""
     """Whose turn it takes: see teacher_server.fair_queue."""
+    weight: float = 1.0
+    """The client's share beside others'."""
 
     @property
     def cost(self) -> int:

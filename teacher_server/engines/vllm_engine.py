@@ -40,6 +40,7 @@ from teacher_server.engines.vllm_request import (
 )
 from teacher_server.fair_queue import PRIORITIES
 from teacher_server.gate import Gate
+from teacher_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,12 @@ class VllmEngine:
     """An Engine (see engine.py) over vLLM's AsyncLLM, whose own processes hold the devices."""
 
     def __init__(
-        self, llm: AsyncLLM, info: TeacherInfo, config: VllmEngineConfig, processor: Any
+        self,
+        llm: AsyncLLM,
+        info: TeacherInfo,
+        config: VllmEngineConfig,
+        processor: Any,
+        metrics: Metrics | None = None,
     ) -> None:
         self.info = info
         self.prefix_stats = PrefixStats()
@@ -81,7 +87,8 @@ class VllmEngine:
         self._renderer = PromptRenderer(llm.model_config, processor, placeholder)
         self._on_prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._runs = itertools.count()
-        self._gate = Gate(config.admitted_tokens or STEPS_ADMITTED * config.max_batch_tokens)
+        admitted = config.admitted_tokens or STEPS_ADMITTED * config.max_batch_tokens
+        self._gate = Gate(admitted, metrics)
         self._dead = asyncio.Event()
         self.leftovers = Leftovers(llm, config.pair_timeout_s)
 
@@ -94,6 +101,7 @@ class VllmEngine:
         teacher_id: str,
         limits: Limits,
         grace_s: float,
+        metrics: Metrics | None = None,
     ) -> VllmEngine:
         """Load the model in vLLM's processes. Raises ValueError or OSError where it can't be served.
 
@@ -122,7 +130,7 @@ class VllmEngine:
                 limits=limits,
                 deterministic=False,
             )
-            return cls(llm, info, config, processor)
+            return cls(llm, info, config, processor, metrics)
         except BaseException:
             llm.shutdown()
             raise

@@ -13,6 +13,8 @@ STDLIB = {
     "LimitExceeded": RuntimeError,
     "DeadlineExceeded": TimeoutError,
     "Cancelled": RuntimeError,
+    "Unauthenticated": PermissionError,
+    "NotAllowed": PermissionError,
     "Unimplemented": NotImplementedError,
     "Unavailable": ConnectionError,
     "InternalFault": RuntimeError,
@@ -58,7 +60,7 @@ def test_an_error_without_detail_has_an_empty_one() -> None:
     )
 
 
-@pytest.mark.parametrize("code", [0, 2, 16, 99])
+@pytest.mark.parametrize("code", [0, 2, 11, 99])
 def test_a_code_outside_the_table_is_named(code: int) -> None:
     got = error_from_code(code, "what?", DETAIL)
     assert type(got) is InternalFault

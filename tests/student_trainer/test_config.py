@@ -90,7 +90,7 @@ def teacher(model_id: str = "digits") -> TeacherInfo:
 
 
 def written(config: TrainConfig, info: TeacherInfo) -> TrainConfig:
-    write_config(config, info, "")
+    write_config(config, [info], "")
     text = (config.run_dir / "config.toml").read_text(encoding="utf-8")
     assert text.startswith("# teacher: ")
     return TrainConfig.model_validate(tomllib.loads(text))

@@ -208,7 +208,7 @@ class Refusing:
     """Refuses some responses of each step, as a teacher with a fault would."""
 
     def __init__(self, trainer: Trainer, refused: set[int]) -> None:
-        self._submit = trainer.teacher.submit_score
+        self._submit = trainer.teachers[""].submit_score
         self._refused = refused
         self._count = 0
 
@@ -226,7 +226,7 @@ def test_a_response_without_scores_leaves_the_batch(
 ):
     settings = config(students["qwen"], deterministic, rows, tmp_path)
     with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
-        trainer.teacher.submit_score = Refusing(trainer, {3})
+        trainer.teachers[""].submit_score = Refusing(trainer, {3})
         batch, metrics = trainer._rollouts()
         assert len(batch) == 9
         losses = trainer.learner.accumulate(batch)
@@ -240,7 +240,7 @@ def test_a_response_without_scores_leaves_the_batch(
 def test_too_many_without_scores_stop_the_run(deterministic, students, rows, tmp_path):
     settings = config(students["qwen"], deterministic, rows, tmp_path)
     with Trainer(settings) as trainer:
-        trainer.teacher.submit_score = Refusing(trainer, {0, 1})
+        trainer.teachers[""].submit_score = Refusing(trainer, {0, 1})
         with pytest.raises(TooManyDropped, match=r"2 of 10 .*InternalFault.*max_dropped_share"):
             trainer.train_step()
     assert trainer.step == 0

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from protos.arrays import as_ids
-from protos.client import PutPrompt, TeacherClient
+from protos.connection import Connection, HeldPrompt
 from protos.errors import (
     DeadlineExceeded,
     InternalFault,
@@ -26,6 +26,7 @@ from protos.errors import (
 from protos.item import Candidates, ScoreItem
 from protos.prompt import Prompt
 from protos.v1 import teacher_pb2 as pb
+from tests.connected import connected
 from tests.loopback import serving
 from tests.pictures import noise
 from tests.reference import Reference
@@ -52,8 +53,8 @@ def server(qwen: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-async def teacher(server: str, qwen_reference: Reference) -> AsyncIterator[TeacherClient]:
-    async with TeacherClient(server, tokenizer_fingerprint=qwen_reference.fingerprint) as client:
+async def teacher(server: str, qwen_reference: Reference) -> AsyncIterator[Connection]:
+    async with connected(server, tokenizer_fingerprint=qwen_reference.fingerprint) as client:
         yield client
 
 
@@ -61,10 +62,10 @@ async def teacher(server: str, qwen_reference: Reference) -> AsyncIterator[Teach
 class Bench:
     """A client, a good prompt, and what bad ones are made from."""
 
-    teacher: TeacherClient
+    teacher: Connection
     reference: Reference
     good: Prompt
-    put: PutPrompt
+    put: HeldPrompt
 
     async def score(self, **changes: object) -> object:
         return await self.teacher.score(self.put, replace(ScoreItem(RESPONSE, k=4), **changes))
@@ -74,7 +75,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(teacher: TeacherClient, qwen_reference: Reference) -> Bench:
+async def bench(teacher: Connection, qwen_reference: Reference) -> Bench:
     good = qwen_reference.prompt(QUESTION, (noise(0),))
     return Bench(teacher, qwen_reference, good, await teacher.put_prompt(good))
 
@@ -275,7 +276,7 @@ async def test_what_was_asked_before_a_drop_is_scored_and_a_cancel_at_once_is_an
 )
 async def test_prompts_are_bounded_and_a_drop_makes_room(limits, says, qwen, qwen_reference):
     with serving(qwen, limits=limits) as address:
-        async with TeacherClient(address) as teacher:
+        async with connected(address) as teacher:
             prompts = [qwen_reference.prompt(f"{n}?", (noise(n, (16, 16)),)) for n in range(6)]
             first = await teacher.put_prompt(prompts[0])
             answers = await asyncio.gather(
@@ -284,7 +285,7 @@ async def test_prompts_are_bounded_and_a_drop_makes_room(limits, says, qwen, qwe
             refused = [a for a in answers if isinstance(a, LimitExceeded)]
             assert 1 <= len(refused) < 5
             assert all(says in str(error) for error in refused)
-            await teacher.drop_prompt(first)
+            teacher.forget_prompt(first)
             put = await teacher.put_prompt(prompts[0])
             assert (await teacher.score(put, ScoreItem(RESPONSE, k=4))).rows == 3
 
@@ -296,7 +297,7 @@ async def test_nan_in_the_logits_is_an_internal_error_with_an_id(qwen: Path, tmp
     model.save_pretrained(tmp_path)
     AutoProcessor.from_pretrained(qwen).save_pretrained(tmp_path)
     with serving(tmp_path) as address:
-        async with TeacherClient(address) as teacher:
+        async with connected(address) as teacher:
             put = await teacher.put_prompt(Prompt(as_ids([40]), as_ids([40])))
             answers = await asyncio.gather(
                 teacher.score(put, ScoreItem(as_ids([50, 99, 51]), k=4)),
@@ -403,7 +404,7 @@ async def test_a_message_beyond_grpcs_limit_ends_the_call_and_the_client_says_so
 
 async def test_connecting_with_another_tokenizer_is_refused_before_any_rollout(server: str):
     with pytest.raises(PreconditionFailed, match="another tokenizer"):
-        async with TeacherClient(server, tokenizer_fingerprint="f" * 64):
+        async with connected(server, tokenizer_fingerprint="f" * 64):
             pass
 
 

@@ -33,11 +33,11 @@ def test_a_flood_does_not_change_the_shares() -> None:
 
 def test_weights_are_kept() -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 4.0}
-    queue: FairQueue[str] = FairQueue(weights.__getitem__)
+    queue: FairQueue[str] = FairQueue()
     chance = random.Random(2)
-    for client in weights:
+    for client, weight in weights.items():
         for _ in range(2000):
-            queue.push("", client, chance.randint(10, 300))
+            queue.push("", client, chance.randint(10, 300), weight=weight)
     served = serve(queue, 200_000)
     for client, weight in weights.items():
         assert served[client] == pytest.approx(200_000 * weight / 7, rel=0.01)

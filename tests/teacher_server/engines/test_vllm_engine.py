@@ -76,7 +76,7 @@ async def served(folder: Path, **engine) -> AsyncIterator[Served]:
     config = ServeConfig.model_validate(
         {
             "model": str(folder),
-            "server": {"port": 0},
+            "server": {"port": 0, "http_port": None},
             "engine": {"kind": "vllm", **SETTINGS, **engine},
         }
     )

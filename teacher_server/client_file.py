@@ -1,0 +1,172 @@
+"""The file of those who may use a teacher: names, hashes of tokens, weights and quotas. Read again when it changes.
+
+[clients.vision-lab]
+token_sha256 = "9f86d0..."      # `teacher-server token vision-lab` makes both
+weight = 2.0
+max_tokens = 65536
+
+[clients.trainer-7]
+certificate_name = "trainer-7.lab.example"    # of its certificate, with mutual TLS
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from protos.errors import NotAllowed, Unauthenticated
+from teacher_server.client import Client
+from teacher_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TOKEN_BYTES = 32
+SHOWN = "vgs_"
+"""Every token begins so, that scanners for leaked secrets may know it."""
+
+
+class ClientEntry(Settings):
+    """One client in the file."""
+
+    token_sha256: str | None = None
+    """Hex SHA-256 of its token."""
+    certificate_name: str | None = None
+    """Common name or DNS name of its certificate."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the engine beside others that have work waiting."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Response tokens under way."""
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Bytes of prompts kept and items under way."""
+
+    @field_validator("token_sha256")
+    @classmethod
+    def _is_sha256(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 64 or set(value.lower()) - set("0123456789abcdef")):
+            raise ValueError(
+                "is not the hex SHA-256 of a token; `teacher-server token NAME` makes one"
+            )
+        return value and value.lower()
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> ClientEntry:
+        if self.token_sha256 is None and self.certificate_name is None:
+            raise ValueError(
+                "has neither token_sha256 nor certificate_name: nobody could be it; give one of them"
+            )
+        return self
+
+
+class _Clients(Settings):
+    clients: dict[str, ClientEntry]
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a caller showed. Holds a token's hash, never the token."""
+
+    token_sha256: bytes | None
+    certificate_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, authorization: str | None, certificate_names: Sequence[str] = ()) -> Presented:
+        """From the metadata's or header's "Bearer ..."; raises Unauthenticated for any other scheme."""
+        if authorization is None:
+            return cls(None, tuple(certificate_names))
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated(
+                'the authorization is not "Bearer TOKEN"; give the token that the teacher\'s owner made'
+            )
+        return cls(hashlib.sha256(token.encode()).digest(), tuple(certificate_names))
+
+
+class ClientFile:
+    """Tells who a caller is. A change that can't be read is refused whole: who was known stays known."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ValueError or OSError where the file can't be read now."""
+        self._path = path
+        self._stamp = self._stamp_now()
+        self._entries = _read(path)
+
+    def refresh(self) -> bool:
+        """Read the file again if it changed; whether it did."""
+        stamp = self._stamp_now()
+        if stamp is None or stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self._entries = _read(self._path)
+        except (OSError, ValueError) as error:
+            log.error("clients_file_refused path=%s kept=%d %s", self._path, len(self), error)
+            return False
+        log.info("clients_file_read path=%s clients=%d", self._path, len(self))
+        return True
+
+    def identify(self, presented: Presented) -> Client:
+        """Who showed this; raises Unauthenticated, or NotAllowed for a certificate that is nobody's."""
+        found: str | None = None
+        for name, entry in self._entries.items():
+            # Every entry is compared, and each in constant time: how long it takes tells nothing.
+            known = bytes.fromhex(entry.token_sha256 or "00" * 32)
+            shown = presented.token_sha256 or b"\xff" * 32
+            same = hmac.compare_digest(known, shown) and entry.token_sha256 is not None
+            if same or (entry.certificate_name or None) in presented.certificate_names:
+                found = found or name
+        if found is not None:
+            entry = self._entries[found]
+            return Client(found, found, entry.weight, entry.max_tokens, entry.max_bytes)
+        if presented.token_sha256 is not None:
+            raise Unauthenticated(
+                "the token is not known here; was it revoked, or is it another teacher's?"
+            )
+        if presented.certificate_names:
+            raise NotAllowed(
+                f"the certificate of {presented.certificate_names[0]!r} belongs to no client of this teacher; ask its "
+                "owner for an entry"
+            )
+        raise Unauthenticated("this teacher wants a token; ask its owner for one")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        """None while the file is away: an editor may be about to put the new one in its place."""
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def new_token() -> tuple[str, str]:
+    """A random token, and what the file keeps of it."""
+    token = SHOWN + secrets.token_urlsafe(TOKEN_BYTES)
+    return token, hashlib.sha256(token.encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, ClientEntry]:
+    try:
+        clients = _Clients.model_validate(tomllib.loads(path.read_text())).clients
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(
+            f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].removeprefix('Value error, ')}"
+        ) from None  # its own text would show the file's content
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    hashes = [entry.token_sha256 for entry in clients.values() if entry.token_sha256]
+    if len(hashes) != len(set(hashes)):
+        raise ValueError(
+            f"{path}: two clients have the same token; make each its own with `teacher-server token NAME`"
+        )
+    return clients

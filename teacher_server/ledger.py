@@ -1,0 +1,108 @@
+"""What clients hold of the server at a time: tokens under way and bytes kept, each client's and all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from protos.errors import ErrorDetail, LimitExceeded
+from protos.teacher_info import Limits
+from teacher_server.client import Client
+
+RETRY_AFTER_MS = 250
+"""Hint to one who is refused: what is under way should be answered by then."""
+
+
+@dataclass
+class _Account:
+    tokens: int = 0
+    kept_bytes: int = 0
+
+
+@dataclass
+class Ledger:
+    """Refuses what goes beyond a quota; the refused costs nothing but itself."""
+
+    limits: Limits
+    _accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
+    _total: _Account = field(default_factory=_Account)
+
+    @contextlib.contextmanager
+    def under_way(self, client: Client, tokens: int, size: int) -> Iterator[None]:
+        """Count an item of so many response tokens and bytes until it is answered; raises LimitExceeded."""
+        account = self._accounts.get(client.key, _Account())
+        limit = client.max_tokens or self.limits.max_client_tokens
+        if account.tokens + tokens > limit:
+            raise _full(
+                "tokens under way",
+                f"client {client.name or client.key}",
+                tokens,
+                account.tokens,
+                limit,
+            )
+        if self._total.tokens + tokens > self.limits.max_total_tokens:
+            raise _full(
+                "tokens under way",
+                "all clients",
+                tokens,
+                self._total.tokens,
+                self.limits.max_total_tokens,
+            )
+        self.keep(client, size)
+        account = self._accounts[client.key]
+        account.tokens += tokens
+        self._total.tokens += tokens
+        try:
+            yield
+        finally:
+            account.tokens -= tokens
+            self._total.tokens -= tokens
+            self.keep(client, -size)
+
+    def keep(self, client: Client, change: int) -> None:
+        """Count bytes that are kept for a client, or with a negative number no more; raises LimitExceeded."""
+        account = self._accounts.get(client.key, _Account())
+        if change > 0:
+            limit = client.max_bytes or self.limits.max_client_bytes
+            if account.kept_bytes + change > limit:
+                raise _full(
+                    "bytes",
+                    f"client {client.name or client.key}",
+                    change,
+                    account.kept_bytes,
+                    limit,
+                )
+            if self._total.kept_bytes + change > self.limits.max_total_bytes:
+                raise _full(
+                    "bytes",
+                    "all clients",
+                    change,
+                    self._total.kept_bytes,
+                    self.limits.max_total_bytes,
+                )
+        self._accounts[client.key] = account
+        account.kept_bytes += change
+        self._total.kept_bytes += change
+        assert account.kept_bytes >= 0, "nobody gives back more than was taken"
+        if not (account.kept_bytes or account.tokens):
+            del self._accounts[client.key]
+
+    @property
+    def tokens(self) -> int:
+        """Under way, of all clients."""
+        return self._total.tokens
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of all clients."""
+        return self._total.kept_bytes
+
+
+def _full(what: str, whose: str, more: int, held: int, limit: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"{more} {what} more would bring {whose} to {held + more}, the limit is {limit}; wait for answers, or drop "
+        "prompts",
+        # What is too much by itself never fits.
+        ErrorDetail(what, str(held + more), str(limit), RETRY_AFTER_MS if more <= limit else 0),
+    )
