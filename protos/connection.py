@@ -200,6 +200,11 @@ class Connection:
             self.draining = draining
             self._on_health()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the stream goes on."""
+        return self._failure is None
+
     async def ended(self) -> TeacherError:
         """Wait for the stream to end; returns why."""
         await self._ended.wait()
@@ -220,8 +225,7 @@ class Connection:
             if self._reader is not None:
                 self._outbox.put_nowait(None)
                 self._reader.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._reader
+                await asyncio.wait({self._reader})
         finally:
             if self._channel is not None:
                 await self._channel.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,12 @@ STREAM_ID = "vgs-stream-id"
 """Metadata key: the name that a stream has in the logs of both sides."""
 TOKEN = "authorization"
 """Metadata key of "Bearer ..."."""
+SYSTEM_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+"""Of Debian, Red Hat and SUSE, for a Python that does not know."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,14 @@ class Credentials:
             raise ValueError(
                 f"certificate_file {self.certificate_file} and key_file {self.key_file}: one needs the other"
             )
-        if not self.token.isascii() or any(c.isspace() for c in self.token):
+        if any(not "!" <= c <= "~" for c in self.token):
+            # gRPC would refuse the metadata, and show it.
             raise ValueError("the token holds spaces or other than ASCII; is it the token alone?")
+        if self.server_name and not self.encrypted:
+            raise ValueError(
+                f"server_name {self.server_name!r} is what a certificate is checked for, and there is no TLS: name "
+                "ca_file, or say tls"
+            )
 
     @property
     def encrypted(self) -> bool:
@@ -59,21 +73,46 @@ class Credentials:
 
         Raises ValueError where a token would cross a network in plaintext, OSError where a file can't be read.
         """
+        options = self._options(address, options)
         if not self.encrypted:
-            if self.token and not (self.plaintext_token or is_loopback(host_of(address))):
-                raise ValueError(
-                    f"the token would reach {address} in plaintext; use TLS (ca_file), or say plaintext_token if the "
-                    "network is yours alone"
-                )
             return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self.ssl(), options=options)
+
+    def blocking_channel(self, address: str, options: ChannelOptions) -> grpc.Channel:
+        """The same for calls that block."""
+        options = self._options(address, options)
+        if not self.encrypted:
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, self.ssl(), options=options)
+
+    def _options(self, address: str, options: ChannelOptions) -> ChannelOptions:
+        loopback = is_loopback(host_of(address))
+        if self.token and not (self.encrypted or self.plaintext_token or loopback):
+            raise ValueError(
+                f"the token would reach {address} in plaintext; use TLS (ca_file), or say plaintext_token if the "
+                "network is yours alone"
+            )
+        if loopback:
+            # http_proxy in the environment would lead even these connections, and with them the token, elsewhere.
+            options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.server_name:
             options = [*options, ("grpc.ssl_target_name_override", self.server_name)]
-        return grpc.aio.secure_channel(address, self.ssl(), options=options)
+        return options
+
+    @property
+    def authorities_file(self) -> Path | None:
+        """PEM of who is trusted: `ca_file`, else the system's; None where there is no such file: gRPC has a list."""
+        if self.ca_file is not None:
+            return self.ca_file
+        # Left alone, gRPC would look into the list that came with it, which lacks what the system's owner added.
+        chosen = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+        candidates = (chosen, ssl.get_default_verify_paths().cafile, *SYSTEM_AUTHORITIES)
+        return next((Path(path) for path in candidates if path and Path(path).is_file()), None)
 
     def ssl(self) -> grpc.ChannelCredentials:
         """What gRPC checks the server with, and shows it."""
         return grpc.ssl_channel_credentials(
-            root_certificates=_read(self.ca_file),
+            root_certificates=_read(self.authorities_file),
             private_key=_read(self.key_file),
             certificate_chain=_read(self.certificate_file),
         )

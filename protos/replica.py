@@ -63,7 +63,7 @@ class Replica:
     @property
     def state(self) -> State:
         """Only one that is "up" is given anything new; a "draining" one finishes what it has."""
-        if self._connection is not None:
+        if self._connection is not None and self._connection.alive:
             return "draining" if self._closing or self._connection.draining else "up"
         if self.failure is None:
             return "connecting"

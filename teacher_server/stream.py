@@ -159,6 +159,7 @@ class Stream:
         try:
             held = self._hold(message)
         except TeacherError as error:
+            self._core.metrics.prompt_answered(code_of(error))
             self._send_prompt_error(message.prompt_id, error)
         else:
             self._start(self._acknowledge(message.prompt_id, held))
@@ -296,8 +297,8 @@ class Stream:
                     f"prompt {message.prompt_id} is not held by this stream; put it first",
                     ErrorDetail("prompt_id", str(message.prompt_id)),
                 )
-        except TeacherError as error:
-            self._core.metrics.item_refused(self.client.key, error)
+        except Exception as error:
+            self._core.metrics.item_refused(self.client.key, _as_teacher_error(error))
             raise
         scores = await self._core.score(held.ready, item, self.client)
         return list(

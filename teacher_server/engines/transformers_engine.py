@@ -75,6 +75,7 @@ class TransformersEngine:
         self._forward = Forward(self._body, device, self._model.dtype, pad_id=0)
         self._chunk_rows = config.chunk_rows
         self._prefixes = PrefixCache(config.prefix_cache_tokens)
+        self.prefix_stats = self._prefixes.stats
         self._share = config.share_prefix and not config.deterministic
         if self._share and not cache_can_be_shared(self._model):
             log.warning("prefix_sharing=off model=%s reason=its_cache_is_not_plain", model)
@@ -194,7 +195,8 @@ class TransformersEngine:
     def _prefixes_of(self, prompts: Sequence[PreparedPrompt]) -> dict[bytes, tuple[Prefix, ...]]:
         """The prefixes of each prompt's contexts by its digest, run where they are not held yet."""
         by_digest = {prompt.digest: prompt for prompt in prompts}
-        found = {digest: self._prefixes.get(digest) for digest in by_digest}
+        times = Counter(prompt.digest for prompt in prompts)
+        found = {digest: self._prefixes.get(digest, times[digest]) for digest in by_digest}
         missing = [
             (digest, context)
             for digest, prompt in by_digest.items()
@@ -209,7 +211,7 @@ class TransformersEngine:
         for i, (digest, _) in enumerate(missing):
             made[digest].append(run[i])
         for digest, prefixes in made.items():
-            self._prefixes.put(digest, tuple(prefixes))
+            self._prefixes.put(digest, tuple(prefixes), times[digest])
         held = {digest: prefixes for digest, prefixes in found.items() if prefixes is not None}
         return held | {digest: tuple(prefixes) for digest, prefixes in made.items()}
 

@@ -8,10 +8,9 @@ import itertools
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from protos.teacher_info import Limits, TeacherInfo
 from teacher_server.config import VllmEngineConfig
 from teacher_server.engines.engine import Job, PreparedPrompt
 from teacher_server.engines.identity import describe_teacher
+from teacher_server.engines.prefix_stats import PrefixStats
 from teacher_server.engines.vllm_arguments import engine_arguments
 from teacher_server.engines.vllm_leftovers import Leftovers
 from teacher_server.engines.vllm_pooler import TASK
@@ -52,20 +52,6 @@ STEPS_ADMITTED = 4
 
 
 _Answer = tuple[Outcome | None, Scores | None]
-
-
-@dataclass
-class PrefixStats:
-    """Prompt tokens by context: `cached` of `asked` were not computed again."""
-
-    asked: Counter[str] = field(default_factory=Counter)
-    cached: Counter[str] = field(default_factory=Counter)
-    recomputed: int = 0
-    """Requests run again because a cached prefix reached into the response."""
-
-    def hit_rate(self, context: ContextName) -> float:
-        """Share of 1 of the tokens that came from the cache."""
-        return self.cached[context] / max(1, self.asked[context])
 
 
 class VllmEngine:
