@@ -97,7 +97,8 @@ class Servicer(TeacherServicer):
                 await self._write(context, message)
             code = "OK"
         except TeacherError as error:
-            code = code_of(error)
+            # Freed now: to one who does not read, the status itself may not get through for hours.
+            self._close(stream, code := code_of(error))
             await _abort(context, error)
         except Exception as error:
             if (
@@ -110,12 +111,15 @@ class Servicer(TeacherServicer):
             log.exception("stream_failed stream=%s error_id=%s", stream.name, error_id)
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
         finally:
-            del self._streams[stream]
-            stream.close()
-            metrics.stream_closed(client.name, code)
-            log.info(
-                "stream_closed stream=%s code=%s open=%d", stream.name, code, len(self._streams)
-            )
+            self._close(stream, code)
+
+    def _close(self, stream: Stream, code: str) -> None:
+        """A second call does nothing."""
+        if self._streams.pop(stream, None) is None:
+            return
+        stream.close()
+        self._core.metrics.stream_closed(stream.opened_by.name, code)
+        log.info("stream_closed stream=%s code=%s open=%d", stream.name, code, len(self._streams))
 
     async def _write(self, context: grpc.aio.ServicerContext, message: pb.ServerMessage) -> None:
         try:

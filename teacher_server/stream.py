@@ -63,7 +63,8 @@ class Stream:
         self.name = name
         """In the logs of both sides."""
         self._core = core
-        self._owner = client  # of the prompts that are kept
+        self.opened_by = client
+        """Whose the prompts are that are kept."""
         self._limits = core.info.limits
         self._prompts: dict[int, _HeldPrompt] = {}
         self._items: dict[int, asyncio.Task[None]] = {}
@@ -226,7 +227,7 @@ class Stream:
                 f"the stream's prompts would take {total} bytes, the limit is {limit}; drop some",
                 ErrorDetail("prompt_id", str(total), str(limit)),
             )
-        self._core.ledger.keep(self._owner, size - held.held_bytes)
+        self._core.ledger.keep(self.opened_by, size - held.held_bytes)
         self._held_bytes, held.held_bytes = total, size
 
     def _forget(self, prompt_id: int) -> None:
@@ -236,7 +237,7 @@ class Stream:
 
         def release(_: object = None) -> None:
             self._held_bytes -= held.held_bytes
-            self._core.ledger.keep(self._owner, -held.held_bytes)
+            self._core.ledger.keep(self.opened_by, -held.held_bytes)
 
         if held.ready.done():
             release()
