@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service chaos fuzz clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -54,6 +54,15 @@ bench: $(READY)  ## write benchmarks/results/truncation.json
 
 bench-vllm: $(VLLM_READY)  ## write benchmarks/results/vllm.json: our engine against stock vLLM
 	$(VLLM_BIN)/python -m benchmarks.vllm
+
+bench-service: $(READY)  ## write benchmarks/results/service.json: fairness, priority, capacity, soak
+	$(BIN)/python -m benchmarks.service $(BENCH_FLAGS)
+
+chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; adds to service.json
+	$(BIN)/python -m tests.faults.chaos $(CHAOS_FLAGS)
+
+fuzz: $(READY)  ## coverage-guided fuzzing of request decoding (FUZZ_FLAGS="--seconds 600" for longer)
+	$(BIN)/python -m tests.fuzz.fuzz_requests $(FUZZ_FLAGS)
 
 clean:  ## remove the environments and all runs
 	rm -rf $(VENV) $(VLLM_VENV)

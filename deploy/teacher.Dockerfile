@@ -42,7 +42,7 @@ ENV PATH=/opt/vgs-opd/bin:/opt/venv/bin:$PATH \
 # number runs it as well.
 USER 1000:1000
 WORKDIR /app
-EXPOSE 50051
+EXPOSE 50051 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python", "/opt/vgs-opd/bin/healthcheck.py", "127.0.0.1:50051"]
