@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -146,7 +145,8 @@ class Connection:
                 pb.DescribeRequest(), wait_for_ready=True, timeout=timeout_s, metadata=metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise self._connect_error(error, timeout_s) from error
+            # Its traceback would keep the closed channel knocking for as long as somebody keeps the error.
+            raise self._connect_error(error, timeout_s) from error.with_traceback(None)
         info = info_from_proto(reply)
         self._check_fingerprints(info)
         self._info = info
@@ -191,9 +191,14 @@ class Connection:
         """Until the channel closes. A server without a health service is as healthy as its stream."""
         health: Any = health_pb2_grpc.HealthStub(channel)  # its methods are made at run time
         request = health_pb2.HealthCheckRequest(service=SERVICE)
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            async for answer in health.Watch(request):
+        call = health.Watch(request)
+        try:
+            async for answer in call:
                 self._set_draining(answer.status != health_pb2.HealthCheckResponse.SERVING)
+        except grpc.aio.AioRpcError as error:
+            log.debug("health_unwatched address=%s %s", self.address, error.code())
+        finally:
+            call.cancel()  # what is abandoned is never collected
 
     def _set_draining(self, draining: bool) -> None:
         if draining != self.draining:
@@ -221,6 +226,7 @@ class Connection:
         await self._credit.wake()
         if self._watcher is not None:
             self._watcher.cancel()
+            await asyncio.wait({self._watcher})
         try:
             if self._reader is not None:
                 self._outbox.put_nowait(None)

@@ -8,7 +8,9 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+from protos.address import host_of
 from protos.agreement import difference
 from protos.connection import ConnectionSettings, WireStats
 from protos.errors import ErrorDetail, PreconditionFailed, TeacherError, Unavailable
@@ -170,16 +172,17 @@ class ReplicaSet:
     # --------------------------------------------------------------------------------- addresses
 
     async def _resolve(self) -> None:
-        wanted: list[str] = []
+        wanted: dict[str, ConnectionSettings] = {}
         for address in self._addresses:
-            wanted += await _lookup(address) if address.startswith(DNS) else [address]
+            found = await _lookup(address) if address.startswith(DNS) else [address]
+            wanted |= dict.fromkeys(found, self._settings_for(address))
         known = {replica.address for replica in self.replicas}
-        for address in dict.fromkeys(wanted):
+        for address, settings in wanted.items():
             if address not in known:
                 attempt_s = min(ATTEMPT_S, self._connect_timeout_s)
                 self.replicas.append(
                     Replica(
-                        *(address, self._settings, self._stats, self._judge, self._on_change),
+                        *(address, settings, self._stats, self._judge, self._on_change),
                         attempt_s=attempt_s,
                     )
                 )
@@ -187,6 +190,14 @@ class ReplicaSet:
             self.replicas.remove(replica)
             self._described.pop(replica, None)
             replica.leave()
+
+    def _settings_for(self, address: str) -> ConnectionSettings:
+        """A certificate bears the name, not the addresses that are found under it."""
+        credentials = self._settings.credentials
+        if not address.startswith(DNS) or credentials.server_name or not credentials.encrypted:
+            return self._settings
+        named = replace(credentials, server_name=host_of(address.removeprefix(DNS)))
+        return replace(self._settings, credentials=named)
 
     async def _resolve_again(self) -> None:
         while True:

@@ -24,6 +24,9 @@ from teacher_server.metrics import Metrics, Place
 
 log = logging.getLogger(__name__)
 
+LOOK_AHEAD = 1024
+"""So many of a client's waiting jobs are looked through for others of a prompt, whatever it has sent."""
+
 
 @dataclass(eq=False)
 class _Waiting:
@@ -113,6 +116,8 @@ class Batcher:
 
     async def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
         """See Engine.prepare."""
+        if self._closed:
+            raise Unavailable("the teacher is shutting down; ask another replica")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._on_prepare, self._engine.prepare, prompt, images)
 
@@ -168,7 +173,7 @@ class Batcher:
             return None
         self._queue.take(first)
         batch = _Batch(self._engine, self._score_batch_tokens, first)
-        for turn in self._queue.line_of(first):
+        for turn in self._queue.line_of(first, LOOK_AHEAD):
             same_prompt = turn.item.job.prompt.digest == first.item.job.prompt.digest
             if same_prompt and not turn.item.done.done() and batch.has_room(turn.item.job):
                 self._queue.take_along(turn)

@@ -81,7 +81,9 @@ def _token(arguments: list[str]) -> int:
     name = parser.parse_args(arguments).name
     token, digest = new_token()
     print(f"# the client's token:\n{token}\n")
-    print(f'# for --server.clients-file:\n[clients.{json.dumps(name)}]\ntoken_sha256 = "{digest}"')
+    print(
+        f'# for --server.clients-file:\n[clients.{json.dumps(name, ensure_ascii=False)}]\ntoken_sha256 = "{digest}"'
+    )
     return 0
 
 

@@ -7,6 +7,9 @@ max_tokens = 65536
 
 [clients.trainer-7]
 certificate_name = "trainer-7.lab.example"    # of its certificate, with mutual TLS
+
+An entry with both wants both. A token that is shown decides alone: one that is unknown is refused, whatever the
+certificate.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import hmac
 import logging
 import secrets
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 TOKEN_BYTES = 32
 SHOWN = "vgs_"
 """Every token begins so, that scanners for leaked secrets may know it."""
+LONGEST_NAME = 64
 
 
 class ClientEntry(Settings):
@@ -39,13 +44,20 @@ class ClientEntry(Settings):
     token_sha256: str | None = None
     """Hex SHA-256 of its token."""
     certificate_name: str | None = None
-    """Common name or DNS name of its certificate."""
+    """A name that its certificate bears: DNS name, address or common name."""
     weight: float = Field(default=1.0, gt=0)
     """Share of the engine beside others that have work waiting."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens under way."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Bytes of prompts kept and items under way."""
+
+    @field_validator("certificate_name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty; give a name that the client's certificate bears")
+        return value
 
     @field_validator("token_sha256")
     @classmethod
@@ -67,6 +79,29 @@ class ClientEntry(Settings):
 
 class _Clients(Settings):
     clients: dict[str, ClientEntry]
+
+    @field_validator("clients")
+    @classmethod
+    def _names_can_be_told(cls, clients: dict[str, ClientEntry]) -> dict[str, ClientEntry]:
+        for name in clients:
+            if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+                raise ValueError(
+                    f"the name {name[:LONGEST_NAME]!r} is empty, longer than {LONGEST_NAME} characters or not "
+                    "printable: it stands in logs and metrics"
+                )
+        return clients
+
+    @model_validator(mode="after")
+    def _nobody_is_two(self) -> _Clients:
+        proofs = Counter(
+            entry.token_sha256 or entry.certificate_name for entry in self.clients.values()
+        )
+        if max(proofs.values(), default=0) > 1:
+            raise ValueError(
+                "two clients have the same token, or the same certificate and no token; give each its own with "
+                "`teacher-server token NAME`"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,12 +130,16 @@ class ClientFile:
     def __init__(self, path: Path) -> None:
         """Raises ValueError or OSError where the file can't be read now."""
         self._path = path
+        self._away = False
         self._stamp = self._stamp_now()
         self._entries = _read(path)
 
     def refresh(self) -> bool:
         """Read the file again if it changed; whether it did."""
         stamp = self._stamp_now()
+        if stamp is None and not self._away:
+            log.error("clients_file_away path=%s kept=%d", self._path, len(self))
+        self._away = stamp is None
         if stamp is None or stamp == self._stamp:
             return False
         self._stamp = stamp
@@ -117,17 +156,15 @@ class ClientFile:
         found: str | None = None
         for name, entry in self._entries.items():
             # Every entry is compared, and each in constant time: how long it takes tells nothing.
-            known = bytes.fromhex(entry.token_sha256 or "00" * 32)
-            shown = presented.token_sha256 or b"\xff" * 32
-            same = hmac.compare_digest(known, shown) and entry.token_sha256 is not None
-            if same or (entry.certificate_name or None) in presented.certificate_names:
+            if _fits(entry, presented):
                 found = found or name
         if found is not None:
             entry = self._entries[found]
             return Client(found, found, entry.weight, entry.max_tokens, entry.max_bytes)
         if presented.token_sha256 is not None:
             raise Unauthenticated(
-                "the token is not known here; was it revoked, or is it another teacher's?"
+                "the token is not known here; was it revoked, is it another teacher's, or does it need its certificate "
+                "beside it?"
             )
         if presented.certificate_names:
             raise NotAllowed(
@@ -139,13 +176,18 @@ class ClientFile:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _stamp_now(self) -> tuple[int, int, int] | None:
+    def _stamp_now(self) -> tuple[int, ...] | None:
         """None while the file is away: an editor may be about to put the new one in its place."""
         try:
-            stat = self._path.stat()
+            return stamp_of(self._path)
         except OSError:
             return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Differs once a file was written, replaced (whatever its date) or made readable."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def new_token() -> tuple[str, str]:
@@ -154,19 +196,25 @@ def new_token() -> tuple[str, str]:
     return token, hashlib.sha256(token.encode()).hexdigest()
 
 
+def _fits(entry: ClientEntry, presented: Presented) -> bool:
+    known = bytes.fromhex(entry.token_sha256 or "00" * 32)
+    shown = presented.token_sha256 or b"\xff" * 32
+    same = hmac.compare_digest(known, shown)
+    if entry.token_sha256 is None:
+        same = presented.token_sha256 is None
+    if entry.certificate_name is None:
+        return same
+    return same and entry.certificate_name in presented.certificate_names
+
+
 def _read(path: Path) -> dict[str, ClientEntry]:
     try:
-        clients = _Clients.model_validate(tomllib.loads(path.read_text())).clients
+        return _Clients.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).clients
     except ValidationError as error:
         wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "clients"
         raise ValueError(
-            f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].removeprefix('Value error, ')}"
+            f"{path}: {where}: {wrong['msg'].removeprefix('Value error, ')}"
         ) from None  # its own text would show the file's content
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
-    hashes = [entry.token_sha256 for entry in clients.values() if entry.token_sha256]
-    if len(hashes) != len(set(hashes)):
-        raise ValueError(
-            f"{path}: two clients have the same token; make each its own with `teacher-server token NAME`"
-        )
-    return clients

@@ -28,7 +28,7 @@ class TlsConfig(Settings):
             path: Path | None = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(
-                    f"{name} {path} is not a file; deploy/README.md tells how to make one"
+                    f"{name} {path} is not a file; docs/security-setup.md tells how to make one"
                 )
         return self
 
@@ -37,7 +37,7 @@ class ServerConfig(Settings):
     """Where the server listens."""
 
     host: str = "127.0.0.1"
-    """Address to bind. Anything but loopback also needs `insecure`."""
+    """Address to bind. Anything but loopback also needs TLS, a clients file or `insecure`."""
     port: int = Field(default=50051, ge=0, le=65535)
     """Port to bind; 0 picks a free one (see `port_file`)."""
     port_file: Path | None = None

@@ -18,7 +18,11 @@ from teacher_server.engines.engine import Engine, Job, PreparedPrompt
 from teacher_server.images import decode_images
 from teacher_server.ledger import Ledger
 from teacher_server.metrics import Metrics
+from teacher_server.tracing import span
 from teacher_server.validation import check_expanded_length, check_item, check_prompt
+
+PROMPTS_DECODED = 2
+"""At a time: one is decoded while the engine prepares another."""
 
 
 class TeacherCore:
@@ -32,6 +36,8 @@ class TeacherCore:
         self.metrics.describe(engine.info)
         self.metrics.prefixes = getattr(engine, "prefix_stats", None)  # not every engine has any
         self._on_decode = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        # Pictures are many times their files: they must not pile up before a slow engine.
+        self._decoded = asyncio.Semaphore(PROMPTS_DECODED)
 
     @property
     def info(self) -> TeacherInfo:
@@ -40,13 +46,16 @@ class TeacherCore:
 
     async def prepare(self, prompt: Prompt) -> PreparedPrompt:
         """Check, decode and expand a prompt."""
-        with self.metrics.prompt():
+        with self.metrics.prompt(), span("teacher.prepare", images=len(prompt.images)):
             check_prompt(prompt, self.info)
+            # An image takes its placeholder's room at least: what is too long without them is not decoded.
+            check_expanded_length(len(prompt.mm_ids), len(prompt.text_ids), self.info)
             loop = asyncio.get_running_loop()
-            images = await loop.run_in_executor(
-                self._on_decode, decode_images, prompt.images, self.info.limits
-            )
-            prepared = await self._engine.prepare(prompt, images)
+            async with self._decoded:
+                images = await loop.run_in_executor(
+                    self._on_decode, decode_images, prompt.images, self.info.limits
+                )
+                prepared = await self._engine.prepare(prompt, images)
             check_expanded_length(prepared.mm_length, prepared.text_length, self.info)
         return prepared
 
@@ -61,6 +70,7 @@ class TeacherCore:
         with (
             self.metrics.item(client.key, item.priority, tokens),
             self.ledger.under_way(client, tokens, item.memory_bytes),
+            span("teacher.score", client=client.name, priority=item.priority, tokens=tokens),
         ):
             return await self._score_in_time(prompt, item, client)
 

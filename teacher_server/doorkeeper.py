@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from teacher_server.client import Client
 from teacher_server.client_file import ClientFile, Presented
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 
@@ -30,5 +33,9 @@ class Doorkeeper:
         """Until cancelled: call `on_change` when clients came, went or changed."""
         while self._clients is not None:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._clients.refresh():
-                on_change()
+            try:
+                # In a thread: a file system that hangs must not hold up the streams.
+                if await asyncio.to_thread(self._clients.refresh):
+                    on_change()
+            except Exception:  # a watch that ended would revoke nobody any more
+                log.exception("clients_file_watch_failed; tried again")

@@ -9,7 +9,6 @@ served. A client that offers more than its share waits behind its own items, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -17,6 +16,8 @@ from protos.item import Priority
 
 PRIORITIES: tuple[Priority, ...] = ("train", "score")
 """The first is always served before the second."""
+FEW_LINES = 8
+"""So many cost nothing to keep, whether anybody waits in them or not."""
 
 T = TypeVar("T")
 
@@ -50,9 +51,11 @@ class FairQueue(Generic[T]):
         self._lines: dict[tuple[Priority, str], _Line[T]] = {}
         self._now: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
         self._arrivals = itertools.count()
+        self._waiting = 0
+        self._most_lines = FEW_LINES
 
     def __len__(self) -> int:
-        return sum(len(line.turns) for line in self._lines.values())
+        return self._waiting
 
     def push(
         self,
@@ -66,25 +69,31 @@ class FairQueue(Generic[T]):
         as much where both wait.
         """
         turn = Turn(item, client, max(1, cost), priority, weight, next(self._arrivals))
-        self._lines.setdefault((priority, client), _Line()).turns[turn.number] = turn
+        line = self._lines.get((priority, client))
+        if line is None:
+            line = self._lines[priority, client] = _Line()
+        line.turns[turn.number] = turn
+        self._waiting += 1
         return turn
 
     def peek(self) -> Turn[T] | None:
         """Return whose turn it is; of equal starts, who came first."""
         for priority in PRIORITIES:
+            now = self._now[priority]
             heads = [
-                (self._start(key), next(iter(line.turns.values())))
-                for key, line in self._lines.items()
-                if key[0] == priority and line.turns
+                (line.end if line.end > now else now, next(iter(line.turns)), line)
+                for (of, _), line in self._lines.items()
+                if of == priority and line.turns
             ]
             if heads:
-                return min(heads, key=lambda head: (head[0], head[1].number))[1]
+                _, number, line = min(heads, key=lambda head: head[:2])
+                return line.turns[number]
         return None
 
-    def line_of(self, turn: Turn[T]) -> Iterable[Turn[T]]:
-        """What waits in the line of `turn`, first come first."""
+    def line_of(self, turn: Turn[T], most: int | None = None) -> list[Turn[T]]:
+        """What waits in the line of `turn`, first come first, the first `most` of it."""
         line = self._lines.get((turn.priority, turn.client))
-        return [] if line is None else list(line.turns.values())
+        return [] if line is None else list(itertools.islice(line.turns.values(), most))
 
     def take(self, turn: Turn[T]) -> None:
         """Serve the one whose turn it is."""
@@ -98,8 +107,8 @@ class FairQueue(Generic[T]):
     def withdraw(self, turn: Turn[T]) -> None:
         """It is not wanted any more, and costs nothing; no error if it was taken already."""
         line = self._lines.get((turn.priority, turn.client))
-        if line is not None:
-            line.turns.pop(turn.number, None)
+        if line is not None and line.turns.pop(turn.number, None) is not None:
+            self._waiting -= 1
             self._forget_the_gone()
 
     def _start(self, key: tuple[Priority, str]) -> float:
@@ -109,17 +118,25 @@ class FairQueue(Generic[T]):
         key = turn.priority, turn.client
         line = self._lines[key]
         del line.turns[turn.number]
+        self._waiting -= 1
         line.end = self._start(key) + turn.cost / turn.weight
         self._forget_the_gone()
 
     def _forget_the_gone(self) -> None:
-        """A line with nothing in it matters only while its last item lies in the future."""
-        if not len(self):  # begin anew: numbers stay small
+        """A line with nothing in it matters only while its last item lies in the future.
+
+        They are looked for once there are twice as many as were left, so that an item's share of it stays small.
+        """
+        if not self._waiting:  # begin anew: numbers stay small
             self._lines.clear()
+            self._most_lines = FEW_LINES
             self._now = dict.fromkeys(PRIORITIES, 0.0)
+            return
+        if len(self._lines) <= self._most_lines:
             return
         gone = [
             k for k, line in self._lines.items() if not line.turns and line.end <= self._now[k[0]]
         ]
         for key in gone:
             del self._lines[key]
+        self._most_lines = max(FEW_LINES, 2 * len(self._lines))

@@ -42,15 +42,10 @@ class Ledger:
                 limit,
             )
         if self._total.tokens + tokens > self.limits.max_total_tokens:
-            raise _full(
-                "tokens under way",
-                "all clients",
-                tokens,
-                self._total.tokens,
-                self.limits.max_total_tokens,
-            )
+            raise _crowded("tokens under way", tokens, self.limits.max_total_tokens)
         self.keep(client, size)
-        account = self._accounts[client.key]
+        # It is there unless the item is empty, and its prompt was dropped.
+        account = self._accounts.setdefault(client.key, _Account())
         account.tokens += tokens
         self._total.tokens += tokens
         try:
@@ -74,13 +69,7 @@ class Ledger:
                     limit,
                 )
             if self._total.kept_bytes + change > self.limits.max_total_bytes:
-                raise _full(
-                    "bytes",
-                    "all clients",
-                    change,
-                    self._total.kept_bytes,
-                    self.limits.max_total_bytes,
-                )
+                raise _crowded("bytes", change, self.limits.max_total_bytes)
         self._accounts[client.key] = account
         account.kept_bytes += change
         self._total.kept_bytes += change
@@ -103,6 +92,19 @@ def _full(what: str, whose: str, more: int, held: int, limit: int) -> LimitExcee
     return LimitExceeded(
         f"{more} {what} more would bring {whose} to {held + more}, the limit is {limit}; wait for answers, or drop "
         "prompts",
-        # What is too much by itself never fits.
-        ErrorDetail(what, str(held + more), str(limit), RETRY_AFTER_MS if more <= limit else 0),
+        ErrorDetail(what, str(held + more), str(limit), _retry_after_ms(more, limit)),
     )
+
+
+def _crowded(what: str, more: int, limit: int) -> LimitExceeded:
+    """Without saying what the others hold: that is theirs to know."""
+    return LimitExceeded(
+        f"the server has no room for {more} {what} more: the limit of all clients together is {limit}; wait for "
+        "answers",
+        ErrorDetail(what, str(more), str(limit), _retry_after_ms(more, limit)),
+    )
+
+
+def _retry_after_ms(more: int, limit: int) -> int:
+    """None for what is too much by itself: it never fits."""
+    return RETRY_AFTER_MS if more <= limit else 0

@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from protos.address import host_for_url, is_loopback
 from protos.channel import server_options
 from protos.v1 import teacher_pb2 as pb
-from protos.v1.teacher_pb2_grpc import add_TeacherServicer_to_server
 from teacher_server.batcher import Batcher
 from teacher_server.client_file import ClientFile
 from teacher_server.config import ServeConfig, ServerConfig, VllmEngineConfig
@@ -130,7 +129,7 @@ def _bind(
 ) -> tuple[grpc.aio.Server, str]:
     """A server that is not started yet, with its address; raises OSError where the port is taken."""
     server = grpc.aio.server(options=server_options(core.info.limits.max_message_bytes))
-    add_TeacherServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((_methods(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -145,6 +144,27 @@ def _bind(
     except RuntimeError as error:
         raise OSError(f"can't bind {wanted}: is another server there?") from error
     return server, f"{host}:{port}"
+
+
+def _methods(servicer: Servicer) -> grpc.GenericRpcHandler:
+    """As the generated code would add them, but a stranger's Describe, whose request is empty, is never read."""
+
+    async def describe(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> pb.TeacherInfo:
+        return await servicer.Describe(pb.DescribeRequest(), context)
+
+    handlers = {
+        "Describe": grpc.stream_unary_rpc_method_handler(
+            describe, response_serializer=pb.TeacherInfo.SerializeToString
+        ),
+        "Score": grpc.stream_stream_rpc_method_handler(
+            servicer.Score,
+            request_deserializer=pb.ClientMessage.FromString,
+            response_serializer=pb.ServerMessage.SerializeToString,
+        ),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
 class _State:
@@ -178,6 +198,10 @@ async def _serve(config: ServeConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if config.server.clients_file is not None:  # told before a model is loaded, not after
+        ClientFile(config.server.clients_file)
+    if config.server.tls is not None:
+        server_credentials(config.server.tls)
     metrics = Metrics()
     engine = await start_engine(config, metrics)
     info = engine.info

@@ -57,6 +57,8 @@ class Servicer(TeacherServicer):
         try:
             client = self._doorkeeper.identify(*_shown(context))
         except TeacherError as error:
+            self._core.metrics.stream_refused(code_of(error))
+            log.warning("caller_refused peer=%s code=%s", context.peer(), code_of(error))
             await _abort(context, error)
             raise
         info, limits = self._core.info, self._core.info.limits
@@ -83,8 +85,8 @@ class Servicer(TeacherServicer):
             metrics.stream_refused(code_of(error))
             await _abort(context, error)
             raise
-        name = dict(context.invocation_metadata() or ()).get(STREAM_ID, uuid.uuid4().hex[:12])
-        stream = Stream(self._core, self._window_tokens, client, str(name)[:64])
+        name = _stream_name(context)
+        stream = Stream(self._core, self._window_tokens, client, name)
         self._streams[stream] = caller
         metrics.stream_opened(client.name)
         log.info(
@@ -161,6 +163,12 @@ def _shown(context: grpc.aio.ServicerContext) -> tuple[Presented, str]:
     names = certificate_names(context.auth_context())
     shown = Presented.of(None if authorization is None else str(authorization), names)
     return shown, context.peer()
+
+
+def _stream_name(context: grpc.aio.ServicerContext) -> str:
+    """As the client calls it, but for what could pass for other fields of a log's line."""
+    given = str(dict(context.invocation_metadata() or ()).get(STREAM_ID, ""))[:64]
+    return "".join(c for c in given if c.isalnum() or c in "-_.") or uuid.uuid4().hex[:12]
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: TeacherError) -> None:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from protos.codec import (
     error_to_proto,
     item_from_proto,
@@ -23,6 +25,7 @@ from protos.errors import (
     DuplicateId,
     ErrorDetail,
     InternalFault,
+    InvalidItem,
     LimitExceeded,
     PreconditionFailed,
     TeacherError,
@@ -128,6 +131,10 @@ class Stream:
             async for message in incoming:
                 self._core.metrics.bytes_in(message.ByteSize())
                 self._handle(message)
+        except DecodeError as error:
+            raise InvalidItem(
+                "what came is no ClientMessage of vgs.teacher.v1; is the client another program?"
+            ) from error
         finally:
             await self._finish()
 

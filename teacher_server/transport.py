@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
 
+from teacher_server.client_file import stamp_of
 from teacher_server.config import TlsConfig
 
 log = logging.getLogger(__name__)
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    """Of the files that `tls` names; raises OSError or ValueError where they can't be read now."""
+    """Of the files that `tls` names; raises OSError or ValueError where they can't be used now."""
     stamp = _stamp(tls)
     first = _read(tls)
 
@@ -25,11 +27,11 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
             now = _stamp(tls)
             if now == stamp:
                 return None
+            stamp = now
             config = _read(tls)
-        except OSError as error:
-            log.error("certificate_unreadable kept=previous %s", error)
+        except (OSError, ValueError) as error:
+            log.error("certificate_refused kept=previous %s", error)
             return None
-        stamp = now
         log.info("certificate_renewed file=%s", tls.certificate_file)
         return config
 
@@ -49,11 +51,32 @@ def certificate_names(auth_context: Mapping[str, Iterable[bytes]]) -> list[str]:
 
 
 def _read(tls: TlsConfig) -> grpc.ServerCertificateConfiguration:
+    _check(tls)
     authorities = tls.client_ca_file and tls.client_ca_file.read_bytes()
     pair = (tls.key_file.read_bytes(), tls.certificate_file.read_bytes())
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
 
 
-def _stamp(tls: TlsConfig) -> list[int]:
+def _check(tls: TlsConfig) -> None:
+    """GRPC would say no more than that it can't bind, or nothing at all."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password given, OpenSSL asks the terminal for that of an encrypted key.
+        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"certificate_file {tls.certificate_file} and key_file {tls.key_file} are no pair of PEM files without a "
+            f"password ({error.reason or error})"
+        ) from error
+    try:
+        if tls.client_ca_file is not None:
+            context.load_verify_locations(tls.client_ca_file)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"client_ca_file {tls.client_ca_file} holds no certificates ({error.reason or error})"
+        ) from error
+
+
+def _stamp(tls: TlsConfig) -> list[tuple[int, ...]]:
     files = (tls.certificate_file, tls.key_file, tls.client_ca_file)
-    return [path.stat().st_mtime_ns for path in files if path is not None]
+    return [stamp_of(path) for path in files if path is not None]
