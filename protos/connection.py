@@ -48,6 +48,16 @@ from protos.v1.teacher_pb2_grpc import TeacherStub
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Teacher"].full_name
+LINE_LOST = frozenset(
+    {
+        *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN),
+        *(grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # nothing was read for too long: this process was stopped
+    }
+)
+"""Of a whole stream: a line that is cut in the middle of a frame ends with any of these. An item's own status is its
+answer; that of a stream says nothing of the items in it.
+"""
 ANSWER_GRACE_S = 5.0
 """After an item's deadline the server is given so long to say so itself."""
 
@@ -441,7 +451,10 @@ class Connection:
                 future.set_exception(type(error)(error.message, error.detail))
 
     def _stream_error(self, error: grpc.aio.AioRpcError) -> TeacherError:
-        text = f"the stream to {self.address} broke: {error.details()}"
-        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        text = f"the stream to {self.address} broke: {error.code().name}: {error.details()}"
+        if "larger than max" in str(error.details()):
             text += "; a message went beyond gRPC's own limit, which ends the whole call"
+            return LimitExceeded(text)
+        if error.code() in LINE_LOST:
+            return Unavailable(text)
         return error_from_code(error.code().value[0], text)

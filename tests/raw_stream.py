@@ -122,8 +122,11 @@ class RawStream:
                 return answer
 
     async def read(self) -> pb.ServerMessage | None:
-        """The next message, None at the end."""
-        answer = await self._call.read()
+        """The next message, None at the end, whatever the status."""
+        try:
+            answer = await self._call.read()
+        except grpc.aio.AioRpcError:
+            return None
         return None if answer is grpc.aio.EOF else answer
 
     async def half_close(self) -> None:

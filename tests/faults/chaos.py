@@ -63,6 +63,10 @@ async def traffic(teacher: TeacherClient, reference: TeacherClient) -> AsyncIter
 
     task = asyncio.create_task(send())
     await asyncio.sleep(BETWEEN_S[1])
+    watched = asyncio.current_task()
+    assert watched is not None
+    # Traffic that fails ends the phase at once.
+    task.add_done_callback(lambda ended: stopped or watched.cancel(str(ended.exception())))
     try:
         yield moments_s
         await asyncio.sleep(BETWEEN_S[1])
