@@ -141,6 +141,7 @@ class Connection:
         self._reader: asyncio.Task[None] | None = None
         self._credit = CreditWindow(settings.max_inflight_tokens, self._check_alive)
         self._ended = asyncio.Event()
+        self._call: grpc.aio.StreamStreamCall[pb.ClientMessage, pb.ServerMessage] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------- life
@@ -160,9 +161,8 @@ class Connection:
         info = info_from_proto(reply)
         self._check_fingerprints(info)
         self._info = info
-        self._reader = asyncio.create_task(
-            self._read(stub.Score(self._outgoing(), metadata=metadata))
-        )
+        call = self._call = stub.Score(self._outgoing(), metadata=metadata)
+        self._reader = asyncio.create_task(self._read(call))
         self._watcher = asyncio.create_task(self._watch_health(self._channel))
         log.info("connected address=%s stream=%s teacher=%s", self.address, self.id, info.model_id)
         return info
@@ -240,7 +240,9 @@ class Connection:
         try:
             if self._reader is not None:
                 self._outbox.put_nowait(None)
-                self._reader.cancel()
+                # Not the task that reads: gRPC would lose the memory of the message under way (grpc#43360).
+                if self._call is not None:
+                    self._call.cancel()
                 await asyncio.wait({self._reader})
         finally:
             if self._channel is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -25,6 +26,10 @@ from teacher_server.stream import Stream
 from teacher_server.transport import certificate_names
 
 log = logging.getLogger(__name__)
+
+
+class _CallerGone(Exception):
+    """A write failed, blocked or not: there is nobody to tell anything any more."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,17 @@ class Servicer(TeacherServicer):
         )
         code = "CANCELLED"
         try:
-            async for message in stream.run(request_iterator):
-                await self._write(context, message)
+            async with contextlib.aclosing(stream.run(request_iterator)) as messages:
+                async for message in messages:
+                    await self._write(context, message)
             code = "OK"
         except TeacherError as error:
             # Freed now: to one who does not read, the status itself may not get through for hours.
             self._close(stream, code := code_of(error))
             await _abort(context, error)
-        except Exception as error:
-            if (
-                context.cancelled() or context.done()
-            ):  # a blocked write ends so when the caller is gone
-                log.debug("stream_lost stream=%s %r", stream.name, error)
-                return
+        except _CallerGone:
+            return
+        except Exception:
             # gRPC would send the exception's text: leak nothing.
             code, error_id = "INTERNAL", uuid.uuid4().hex[:12]
             log.exception("stream_failed stream=%s error_id=%s", stream.name, error_id)
@@ -127,6 +130,8 @@ class Servicer(TeacherServicer):
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(message)
+        except grpc.aio.BaseError as error:
+            raise _CallerGone from error
         except TimeoutError as error:
             raise LimitExceeded(
                 f"nothing was read for {self._write_timeout_s:g} s, so the stream is ended; read answers as they come"

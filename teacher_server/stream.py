@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Stream:
 
     async def run(
         self, incoming: AsyncIterator[pb.ClientMessage]
-    ) -> AsyncIterator[pb.ServerMessage]:
+    ) -> AsyncGenerator[pb.ServerMessage]:
         """Answers, until the client half-closes (or the server drains) and what was admitted is answered.
 
         Raises the TeacherError that `end` was called with.

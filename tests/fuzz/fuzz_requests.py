@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).with_name("corpus")
-TIMEOUT_S, MEMORY_MIB, MOST_BYTES = 10, 1024, 9000
+TIMEOUT_S, MEMORY_MIB, MOST_BYTES = 10, 2048, 9000
 
 
 def main() -> int:
