@@ -38,7 +38,7 @@ from teacher_server.client import Client
 from teacher_server.core import TeacherCore
 from teacher_server.engines.engine import PreparedPrompt
 from teacher_server.metrics import code_of
-from teacher_server.validation import check_item_bytes
+from teacher_server.validation import check_image_count, check_item_bytes
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Stream:
         self._granted = window_tokens
         self._draining = False
         self._warned_of_processor = False
+        self._warned_of_message = False
 
     async def run(
         self, incoming: AsyncIterator[pb.ClientMessage]
@@ -150,7 +151,9 @@ class Stream:
                 if (task := self._items.get(message.cancel.request_id)) is not None:
                     task.cancel()
             case _:
-                log.warning("unknown_message; is the client newer than this server?")
+                if not self._warned_of_message:
+                    self._warned_of_message = True
+                    log.warning("unknown_message stream=%s; is the client newer?", self.name)
 
     def _send(self, message: pb.ServerMessage) -> None:
         self._outbox.put_nowait(message)
@@ -177,6 +180,7 @@ class Stream:
         self._refuse_when_draining()
         size = message.ByteSize()
         check_item_bytes(size, self._core.info)
+        check_image_count(len(message.media), self._core.info)
         _refuse_unsupported(unsupported_prompt_part(message))
         content = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
         held = self._prompts.get(message.prompt_id)
@@ -198,7 +202,7 @@ class Stream:
         if prompt.processor_fingerprint not in ("", own) and not self._warned_of_processor:
             self._warned_of_processor = True
             log.warning(
-                "other_processor stream=%s client=%s own=%s",
+                "other_processor stream=%s client=%.64r own=%s",
                 *(self.name, prompt.processor_fingerprint, own),
             )
         held = _HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)), 0)

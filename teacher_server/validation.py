@@ -23,6 +23,15 @@ def check_item_bytes(size: int, info: TeacherInfo) -> None:
         )
 
 
+def check_image_count(images: int, info: TeacherInfo) -> None:
+    """How many a prompt may have; cheap enough to be asked before any of them is looked at."""
+    if images > info.limits.max_images:
+        raise InvalidItem(
+            f"the prompt has {images} images, the limit is {info.limits.max_images}",
+            ErrorDetail(field="media", value=str(images), limit=str(info.limits.max_images)),
+        )
+
+
 def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
     """Fingerprint, ids, and one placeholder per image."""
     expected, special = info.tokenizer_fingerprint, info.special_ids
@@ -35,11 +44,7 @@ def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
     for field, ids in (("mm_ids", prompt.mm_ids), ("text_ids", prompt.text_ids)):
         _check_ids(field, ids, info.vocab_size)
     images = len(prompt.images)
-    if images > info.limits.max_images:
-        raise InvalidItem(
-            f"the prompt has {images} images, the limit is {info.limits.max_images}",
-            ErrorDetail(field="media", value=str(images), limit=str(info.limits.max_images)),
-        )
+    check_image_count(images, info)
     placeholders = int(np.count_nonzero(prompt.mm_ids == special.image_placeholder))
     if placeholders != images:
         raise InvalidItem(

@@ -127,7 +127,7 @@ class RawStream:
             answer = await self._call.read()
         except grpc.aio.AioRpcError:
             return None
-        return None if answer is grpc.aio.EOF else answer
+        return answer if isinstance(answer, pb.ServerMessage) else None
 
     async def half_close(self) -> None:
         """Say that nothing follows; what is left can still be read."""

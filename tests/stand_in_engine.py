@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,7 +89,7 @@ def scores_of(response: Ids) -> Scores:
     """One support entry a row, of probability 1/e in both contexts."""
     rows = len(response)
     ones = np.full(rows, -1.0, dtype=np.float32)
-    parts = dict.fromkeys([*PER_ENTRY, *PER_ROW], ones)
+    parts: dict[str, Any] = dict.fromkeys([*PER_ENTRY, *PER_ROW], ones)
     parts |= {"support_ids": response, "response_ids": response, "vds": np.zeros_like(ones)}
     parts |= {"tail_mask": np.ones(rows, dtype=np.bool_)}
     return Scores(row_splits=np.arange(rows + 1, dtype=np.int32), **parts)

@@ -63,9 +63,14 @@ def fuzz(arguments: argparse.Namespace) -> int:
     """Until the time is over or something breaks; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["protos", "teacher_server", "PIL"]):
+    packages = ["protos", "teacher_server", "PIL"]
+    with atheris.instrument_imports(include=packages):  # pyright: ignore[reportAttributeAccessIssue]
         from tests.fuzz.admission import Admission
     admit = Admission()
+
+    def try_one(data: bytes) -> None:
+        admit(data)
+
     # Looked up anew each time: Fuzz() puts another function in its place.
     mutate = field_mutator(lambda data, size: atheris.Mutate(data, size))
     flags = [
@@ -79,7 +84,7 @@ def fuzz(arguments: argparse.Namespace) -> int:
     ]
     found = arguments.findings / "corpus"
     found.mkdir(exist_ok=True)
-    atheris.Setup([sys.argv[0], *flags, str(found), str(CORPUS)], admit, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *flags, str(found), str(CORPUS)], try_one, custom_mutator=mutate)
     atheris.Fuzz()
     return 0
 

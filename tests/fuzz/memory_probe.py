@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def ids(count: int) -> np.ndarray:
     return np.full(count, 40, dtype=np.int32)
 
 
-def request(**changes: pb.Array) -> pb.ClientMessage:
+def request(**changes: Any) -> pb.ClientMessage:
     return pb.ClientMessage(score=score_message(1, [40], **changes))
 
 

@@ -43,7 +43,7 @@ SEED = int(os.environ.get("STREAM_MACHINE_SEED", random.SystemRandom().randrange
 EXAMPLES = int(os.environ.get("STREAM_MACHINE_EXAMPLES", 80))
 STEPS = 50
 WINDOW, LONGEST, MOST_PROMPTS, ITEM_BYTES = 100, 50, 2, 12_000
-WAIT_S = 5.0
+WAIT_S = 20.0
 """Nothing takes so long unless something is wrong."""
 UNKNOWN = 99
 """A prompt that nobody puts."""
@@ -516,7 +516,7 @@ def test_every_request_is_answered_once_and_as_the_model_says(
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
     print(dict(Machine.done))
