@@ -204,7 +204,7 @@ class TeacherClient:
                 losses += 1
                 if losses >= MAX_LOSSES:
                     raise InternalFault(
-                        f"{losses} streams ended while this item was under way ({error.message}); it may be the item "
+                        f"{losses} times this item met a replica that went away ({error.message}); it may be the item "
                         "that ends them",
                         ErrorDetail("attempts", str(losses), str(MAX_LOSSES)),
                     ) from error
@@ -212,7 +212,7 @@ class TeacherClient:
                 ends_s = loop.time() + deadline_s
             except LimitExceeded as error:
                 hint_s = error.detail.retry_after_ms / 1000
-                wait_s = max(hint_s, wait.next_s())
+                wait_s = hint_s + wait.next_s()
                 if not hint_s or loop.time() + wait_s > ends_s:
                     raise
                 await asyncio.sleep(wait_s)

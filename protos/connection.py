@@ -429,7 +429,11 @@ class Connection:
                 EchoMismatch(f"rows {rows} and on are missing before row {message.first_row}")
             )
             return
-        pending.chunks.append(scores_from_proto(message))
+        try:
+            pending.chunks.append(scores_from_proto(message))
+        except TeacherError as error:  # the server's fault, and this item's alone
+            pending.done.set_exception(EchoMismatch(f"what {self.address} sent: {error.message}"))
+            return
         if message.last:
             pending.done.set_result(Scores.join(pending.chunks))
 

@@ -32,9 +32,10 @@ class CreditWindow:
 
     async def settle(self, tokens: int, *, sent: bool) -> None:
         """An item is over; one that was never sent has spent nothing."""
+        # Before anything is waited for: who is cancelled there has settled all the same.
+        self._inflight -= tokens
+        self._spent -= 0 if sent else tokens
         async with self._changed:
-            self._inflight -= tokens
-            self._spent -= 0 if sent else tokens
             self._changed.notify_all()
 
     async def grant(self, total_tokens: int) -> None:

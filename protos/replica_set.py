@@ -13,7 +13,7 @@ from dataclasses import replace
 from protos.address import host_of
 from protos.agreement import difference
 from protos.connection import ConnectionSettings, WireStats
-from protos.errors import ErrorDetail, PreconditionFailed, TeacherError, Unavailable
+from protos.errors import Cancelled, ErrorDetail, PreconditionFailed, TeacherError, Unavailable
 from protos.replica import Replica, nobody
 from protos.teacher_info import TeacherInfo
 
@@ -57,12 +57,13 @@ class ReplicaSet:
         self._described: dict[Replica, TeacherInfo] = {}
         self._compared = asyncio.Event()
         self._changed = asyncio.Event()
+        self._closed = False
         self._said_s = float("-inf")
         self._resolver: asyncio.Task[None] | None = None
 
     async def connect(self) -> TeacherInfo:
         """Reach at least one replica; raises a TeacherError where none answers or all are refused."""
-        await self._resolve()
+        await self._resolve_in_time()
         if any(address.startswith(DNS) for address in self._addresses):
             self._resolver = asyncio.create_task(self._resolve_again())
         loop = asyncio.get_running_loop()
@@ -87,6 +88,8 @@ class ReplicaSet:
         loop = asyncio.get_running_loop()
         since_s = loop.time()
         while (best := self.best(but)) is None:
+            if self._closed:
+                raise Cancelled("the client was closed")
             if self.replicas and all(replica.state == "refused" for replica in self.replicas):
                 raise nobody(self.replicas)
             left_s = since_s + self._outage_s - loop.time()
@@ -112,7 +115,8 @@ class ReplicaSet:
         return min(up, key=lambda one: one.promised_tokens, default=None)
 
     async def close(self) -> None:
-        """End every connection."""
+        """End every connection; who waits for one fails with Cancelled."""
+        self._closed = True
         if self._resolver is not None:
             self._resolver.cancel()
         await asyncio.gather(*(replica.close() for replica in self.replicas))
@@ -198,6 +202,18 @@ class ReplicaSet:
             return self._settings
         named = replace(credentials, server_name=host_of(address.removeprefix(DNS)))
         return replace(self._settings, credentials=named)
+
+    async def _resolve_in_time(self) -> None:
+        """A name may have no address before its first server is ready."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + self._connect_timeout_s
+        while True:
+            try:
+                return await self._resolve()
+            except Unavailable:
+                if loop.time() >= ends_s:
+                    raise
+                await asyncio.sleep(0.5)
 
     async def _resolve_again(self) -> None:
         while True:

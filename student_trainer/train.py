@@ -20,6 +20,7 @@ from protos.errors import (
     InternalFault,
     InvalidItem,
     LimitExceeded,
+    TeacherError,
 )
 from protos.item import ScoreItem
 from protos.replica_set import TeacherAway
@@ -125,13 +126,15 @@ class Trainer:
         return saved or checkpoints(self._folder)[-1]
 
     def _step_or_leave(self) -> dict[str, float]:
-        """A step; where the teacher stays away, a checkpoint of what was reached before it."""
+        """A step; where the teacher fails for good, a checkpoint of what was reached before it."""
         try:
             return self.train_step()
-        except TeacherAway as error:
+        except (TeacherError, TooManyDropped) as error:
             if self.step:
                 keep = self._config.checkpoint.keep
                 save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+            if not isinstance(error, TeacherAway):
+                raise
             raise TeacherGone(
                 f"{error.message}; step {self.step} is kept in {self._folder}: go on with --resume once the teacher "
                 "is back"

@@ -153,13 +153,14 @@ class ClientFile:
 
     def identify(self, presented: Presented) -> Client:
         """Who showed this; raises Unauthenticated, or NotAllowed for a certificate that is nobody's."""
+        entries = self._entries  # a reload puts others in its place
         found: str | None = None
-        for name, entry in self._entries.items():
+        for name, entry in entries.items():
             # Every entry is compared, and each in constant time: how long it takes tells nothing.
             if _fits(entry, presented):
                 found = found or name
         if found is not None:
-            entry = self._entries[found]
+            entry = entries[found]
             return Client(found, found, entry.weight, entry.max_tokens, entry.max_bytes)
         if presented.token_sha256 is not None:
             raise Unauthenticated(

@@ -153,7 +153,9 @@ class Servicer(TeacherServicer):
         """Take no new stream, and let every open one finish what it admitted."""
         self._draining = True
         self._core.metrics.draining()
-        await asyncio.gather(*(stream.drain() for stream in list(self._streams)))
+        streams = list(self._streams)
+        await asyncio.gather(*(stream.drain() for stream in streams))
+        await asyncio.gather(*(stream.over.wait() for stream in streams))  # answers are written too
 
     @property
     def clients(self) -> set[Client]:

@@ -42,6 +42,8 @@ from teacher_server.validation import check_image_count, check_item_bytes
 
 log = logging.getLogger(__name__)
 
+MIN_UNREAD = 16_384
+"""Answers that may wait for a client to read them; more where its window allows more items."""
 RETRY_AFTER_MS = 50
 """Hint for an item that came without credit: about one batch of a busy engine."""
 
@@ -53,6 +55,10 @@ class _HeldPrompt:
     ready: asyncio.Task[PreparedPrompt]
     held_bytes: int
     """As it came, and once it is prepared, as it is kept."""
+    users: int = 0
+    """Items under way that keep it alive, dropped or not."""
+    forgotten: bool = False
+    released: bool = False
 
 
 class Stream:
@@ -72,7 +78,11 @@ class Stream:
         self._prompts: dict[int, _HeldPrompt] = {}
         self._items: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox: asyncio.Queue[pb.ServerMessage | int | TeacherError | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[pb.ServerMessage | int | None] = asyncio.Queue()
+        self._end: TeacherError | None = None
+        self._max_unread = max(MIN_UNREAD, 4 * window_tokens)
+        self.over = asyncio.Event()
+        """Set once everything was given back: the last answer is written, or given up."""
         self._held_bytes = 0
         self._spent = 0
         self._granted = window_tokens
@@ -90,15 +100,15 @@ class Stream:
         self._send(pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted)))
         reader = asyncio.create_task(self._read(incoming))
         try:
-            while (message := await self._outbox.get()) is not None:
-                if isinstance(message, TeacherError):
-                    raise message
+            while (message := await self._outbox.get()) is not None and self._end is None:
                 if isinstance(message, int):
                     # Credit comes back only here, behind the answer it was spent on: gRPC takes messages as the
                     # client reads them, so one that does not read gets no more.
                     self._granted += message
                     message = pb.ServerMessage(credit=pb.Credit(granted_tokens=self._granted))
                 yield message
+            if self._end is not None:
+                raise self._end
             if reader.done():
                 reader.result()
         finally:
@@ -107,13 +117,15 @@ class Stream:
                 task.cancel()
 
     def end(self, error: TeacherError) -> None:
-        """Answer nothing more: whoever runs the stream gets `error`."""
-        self._outbox.put_nowait(error)
+        """Admit and answer nothing more: whoever runs the stream gets `error`."""
+        self._end = self._end or error
+        self._outbox.put_nowait(None)
 
     def close(self) -> None:
         """Give back what it holds; call it once `run` is over."""
         for prompt_id in list(self._prompts):
             self._forget(prompt_id)
+        self.over.set()
 
     async def drain(self) -> None:
         """Say so, admit nothing more, end once everything admitted is answered."""
@@ -140,6 +152,13 @@ class Stream:
             await self._finish()
 
     def _handle(self, message: pb.ClientMessage) -> None:
+        if self._end is not None:
+            return
+        if self._outbox.qsize() > self._max_unread:  # refusals cost no credit
+            self.end(
+                LimitExceeded(f"{self._max_unread} answers are unread; read them as they come")
+            )
+            return
         match message.WhichOneof("message"):
             case "put_prompt":
                 self._put_prompt(message.put_prompt)
@@ -195,7 +214,7 @@ class Stream:
             limit = str(self._limits.max_prompts)
             raise LimitExceeded(
                 f"the stream holds {limit} prompts, which is the limit; drop some",
-                ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit),
+                ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit, RETRY_AFTER_MS),
             )
         prompt = prompt_from_proto(message)
         own = self._core.info.processor_fingerprint
@@ -236,7 +255,9 @@ class Stream:
         if total > limit:
             raise LimitExceeded(
                 f"the stream's prompts would take {total} bytes, the limit is {limit}; drop some",
-                ErrorDetail("prompt_id", str(total), str(limit)),
+                ErrorDetail(
+                    "prompt_id", str(total), str(limit), RETRY_AFTER_MS if size <= limit else 0
+                ),
             )
         self._core.ledger.keep(self.opened_by, size - held.held_bytes)
         self._held_bytes, held.held_bytes = total, size
@@ -245,15 +266,19 @@ class Stream:
         held = self._prompts.pop(prompt_id, None)
         if held is None:
             return
-
-        def release(_: object = None) -> None:
-            self._held_bytes -= held.held_bytes
-            self._core.ledger.keep(self.opened_by, -held.held_bytes)
-
+        held.forgotten = True
         if held.ready.done():
-            release()
+            self._release(held)
         else:  # its bytes are held until the work on it ends
-            held.ready.add_done_callback(release)
+            held.ready.add_done_callback(lambda _: self._release(held))
+
+    def _release(self, held: _HeldPrompt) -> None:
+        """Give its bytes back once nobody can need it."""
+        if held.released or held.users or not (held.forgotten and held.ready.done()):
+            return
+        held.released = True
+        self._held_bytes -= held.held_bytes
+        self._core.ledger.keep(self.opened_by, -held.held_bytes)
 
     def _send_prompt_error(self, prompt_id: int, error: TeacherError) -> None:
         self._send(pb.ServerMessage(error=error_to_proto(error, prompt_id=prompt_id)))
@@ -278,13 +303,22 @@ class Stream:
         else:
             # Looked up now: a DropPrompt that follows does not undo what was asked before it.
             held = self._prompts.get(message.prompt_id)
+            if held is not None:
+                held.users += 1
             task = self._start(self._answer_item(message, held))
             self._items[message.request_id] = task
-            task.add_done_callback(lambda ended: self._settle_item(message.request_id, cost, ended))
+            task.add_done_callback(
+                lambda ended: self._settle_item(message.request_id, cost, held, ended)
+            )
 
-    def _settle_item(self, request_id: int, cost: int, ended: asyncio.Task[None]) -> None:
+    def _settle_item(
+        self, request_id: int, cost: int, held: _HeldPrompt | None, ended: asyncio.Task[None]
+    ) -> None:
         """Whatever became of an item, even one cancelled before it began: one answer, and its credit."""
         del self._items[request_id]
+        if held is not None:
+            held.users -= 1
+            self._release(held)
         if ended.cancelled():
             self._send_item_error(request_id, Cancelled("the client took the item back"))
         self._grant(cost)
