@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from protos.backoff import Backoff
-from protos.connection import Connection, ConnectionSettings, HeldPrompt, WireStats
+from protos.connection import Connection, ConnectionSettings, HeldPrompt
 from protos.credentials import Credentials
 from protos.errors import (
     Cancelled,
@@ -31,6 +31,7 @@ from protos.score_cache import ScoreCache
 from protos.score_key import score_key
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
+from protos.wire_stats import WireStats
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import grpc.aio
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from protos.agreement import check_fingerprints
 from protos.channel import client_options
 from protos.codec import (
     error_from_proto,
@@ -31,7 +32,6 @@ from protos.errors import (
     InternalFault,
     InvalidItem,
     LimitExceeded,
-    PreconditionFailed,
     TeacherError,
     Unavailable,
     error_from_code,
@@ -44,6 +44,7 @@ from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherStub
+from protos.wire_stats import WireStats
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +72,6 @@ class HeldPrompt:
     """Tokens after the teacher expanded the images."""
     text_length: int
     digest: bytes
-
-
-@dataclass
-class WireStats:
-    """What crossed the wire so far; message bytes, without HTTP/2 framing."""
-
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    scored_tokens: int = 0
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes in both directions per scored response token; NaN before the first one."""
-        if not self.scored_tokens:
-            return float("nan")
-        return (self.sent_bytes + self.received_bytes) / self.scored_tokens
 
 
 class _Pending:
@@ -159,7 +144,12 @@ class Connection:
             # Its traceback would keep the closed channel knocking for as long as somebody keeps the error.
             raise self._connect_error(error, timeout_s) from error.with_traceback(None)
         info = info_from_proto(reply)
-        self._check_fingerprints(info)
+        check_fingerprints(
+            info,
+            self._settings.tokenizer_fingerprint,
+            self._settings.processor_fingerprint,
+            self.address,
+        )
         self._info = info
         call = self._call = stub.Score(self._outgoing(), metadata=metadata)
         self._reader = asyncio.create_task(self._read(call))
@@ -177,25 +167,6 @@ class Connection:
             f"no teacher answers at {self.address} within {timeout_s:g} s ({error.code().name}: {error.details()}); is "
             f"it running, and is the address right? `teacher-server doctor {self.address}` tells more"
         )
-
-    def _check_fingerprints(self, info: TeacherInfo) -> None:
-        own = self._settings.tokenizer_fingerprint
-        if own and info.tokenizer_fingerprint != own:
-            raise PreconditionFailed(
-                f"teacher {info.model_id!r} at {self.address} has another tokenizer than the student "
-                f"({info.tokenizer_fingerprint[:12]} against {own[:12]}): its ids mean other tokens; use a teacher and "
-                "a student of one family",
-                ErrorDetail("tokenizer_fingerprint", own, info.tokenizer_fingerprint),
-            )
-        own = self._settings.processor_fingerprint
-        if own not in ("", info.processor_fingerprint):
-            log.warning(
-                "teacher %r preprocesses images otherwise than the student does (%s against %s): the two may see a "
-                "picture at different sizes",
-                info.model_id,
-                info.processor_fingerprint[:12],
-                own[:12],
-            )
 
     async def _watch_health(self, channel: grpc.aio.Channel) -> None:
         """Until the channel closes. A server without a health service is as healthy as its stream."""
@@ -339,7 +310,7 @@ class Connection:
 
     def _check_alive(self) -> None:
         if self._failure is not None:
-            raise type(self._failure)(self._failure.message, self._failure.detail)
+            raise self._failure.again()
 
     def _check_length(self, tokens: int) -> None:
         """A response beyond the teacher's limit would wait for credit that can never come."""
@@ -454,7 +425,7 @@ class Connection:
         waiting = [*(p.done for p in self._items.values()), *self._prompts.values()]
         for future in waiting:
             if not future.done():
-                future.set_exception(type(error)(error.message, error.detail))
+                future.set_exception(error.again())
 
     def _stream_error(self, error: grpc.aio.AioRpcError) -> TeacherError:
         text = f"the stream to {self.address} broke: {error.code().name}: {error.details()}"

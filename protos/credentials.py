@@ -15,6 +15,8 @@ from protos.channel import ChannelOptions
 
 STREAM_ID = "vgs-stream-id"
 """Metadata key: the name that a stream has in the logs of both sides."""
+TOKEN_VARIABLE = "VGS_TOKEN"
+"""Of the environment."""
 TOKEN = "authorization"
 """Metadata key of "Bearer ..."."""
 SYSTEM_AUTHORITIES = (
@@ -120,3 +122,18 @@ class Credentials:
 
 def _read(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()
+
+
+def read_token(path: Path | None) -> str:
+    """The only word of the file, or without a file what VGS_TOKEN of the environment says; "" for no token.
+
+    Raises ValueError where the file holds anything else, OSError where it can't be read.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE, "")
+    words = path.read_text().split()
+    if len(words) != 1:
+        raise ValueError(
+            f"token_file {path} holds {len(words)} words; it should hold the token alone"
+        )
+    return words[0]

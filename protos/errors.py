@@ -31,6 +31,10 @@ class TeacherError(Exception):
         self.message = message
         self.detail = detail or ErrorDetail()
 
+    def again(self) -> TeacherError:
+        """The same error anew: one exception can't be raised to several who wait without mixing their tracebacks."""
+        return type(self)(self.message, self.detail)
+
 
 class InvalidItem(TeacherError, ValueError):
     """The request can't be scored by any teacher of this kind: INVALID_ARGUMENT."""

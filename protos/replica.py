@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from protos.backoff import Backoff
-from protos.connection import Connection, ConnectionSettings, WireStats
+from protos.connection import Connection, ConnectionSettings
 from protos.errors import (
     NotAllowed,
     PreconditionFailed,
@@ -17,6 +17,7 @@ from protos.errors import (
     Unavailable,
 )
 from protos.teacher_info import TeacherInfo
+from protos.wire_stats import WireStats
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,7 @@ def nobody(replicas: list[Replica]) -> TeacherError:
     """Why none of these can be asked: the refusal where all refuse, else the outage, with every reason."""
     failures = [replica.failure for replica in replicas if replica.failure is not None]
     if len(failures) == len(replicas) and all(isinstance(one, HOPELESS) for one in failures):
-        first = failures[0]
-        return type(first)(first.message, first.detail)
+        return failures[0].again()
     reasons = "; ".join(dict.fromkeys(failure.message for failure in failures))
     names = ", ".join(replica.address for replica in replicas)
     return Unavailable(reasons or f"no teacher answers at {names or 'no address'}")

@@ -12,10 +12,11 @@ from dataclasses import replace
 
 from protos.address import host_of
 from protos.agreement import difference
-from protos.connection import ConnectionSettings, WireStats
+from protos.connection import ConnectionSettings
 from protos.errors import Cancelled, ErrorDetail, PreconditionFailed, TeacherError, Unavailable
 from protos.replica import Replica, nobody
 from protos.teacher_info import TeacherInfo
+from protos.wire_stats import WireStats
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from protos.client import PutPrompt, TeacherClient
-from protos.connection import WireStats
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
+from protos.wire_stats import WireStats
 
 T = TypeVar("T")
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from pathlib import Path
 
-from protos.credentials import Credentials
+from protos.credentials import Credentials, read_token
 from protos.score_cache import ScoreCache
 from protos.sync_client import SyncTeacherClient
 from protos.teacher_info import TeacherInfo
+from protos.wire_stats import WireStats
 from student_trainer.config import TeacherConfig
-
-TOKEN_VARIABLE = "VGS_TOKEN"
 
 
 class Teachers:
@@ -73,10 +70,8 @@ class Teachers:
     @property
     def bytes_per_token(self) -> float:
         """In both directions per scored response token; NaN before the first one."""
-        stats = [client.stats for client in self._clients.values()]
-        tokens = sum(one.scored_tokens for one in stats)
-        crossed = sum(one.sent_bytes + one.received_bytes for one in stats)
-        return crossed / tokens if tokens else float("nan")
+        stats = (client.stats for client in self._clients.values())
+        return sum(stats, WireStats()).bytes_per_token
 
     def close(self) -> None:
         """End every stream; what still waits fails."""
@@ -85,11 +80,8 @@ class Teachers:
 
 def credentials(config: TeacherConfig) -> Credentials:
     """The token is read from its file, or the environment: it never stands in a configuration."""
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if config.token_file is not None:
-        token = _only_line(config.token_file)
     return Credentials(
-        token=token,
+        token=read_token(config.token_file),
         tls=config.tls,
         ca_file=config.ca_file,
         certificate_file=config.certificate_file,
@@ -97,12 +89,3 @@ def credentials(config: TeacherConfig) -> Credentials:
         server_name=config.server_name,
         plaintext_token=config.plaintext_token,
     )
-
-
-def _only_line(path: Path) -> str:
-    lines = path.read_text().split()
-    if len(lines) != 1:
-        raise ValueError(
-            f"token_file {path} holds {len(lines)} words; it should hold the token alone"
-        )
-    return lines[0]

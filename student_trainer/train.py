@@ -183,7 +183,7 @@ class Trainer:
         rollouts: dict[int, Rollout] = {}
         scores: dict[int, Future[Scores]] = {}
         indices = self.data.indices(self.step, batch.prompts, self._config.seed)
-        # The teacher holds the prompts of one round of sampling at a time, not of the whole step.
+        # The teacher holds prompts until their last response is scored: those of a round or two, not of the whole step.
         per_round = max(1, self._config.sampler.batch_size // batch.responses_per_prompt)
         for first in range(0, len(indices), per_round):
             built = self._build(indices[first : first + per_round], lost)

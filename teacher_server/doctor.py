@@ -20,7 +20,7 @@ from pydantic import Field
 from protos.address import host_of, is_loopback
 from protos.channel import client_options
 from protos.connection import SERVICE
-from protos.credentials import Credentials
+from protos.credentials import Credentials, read_token
 from protos.info_codec import info_from_proto
 from protos.teacher_info import TeacherInfo
 from protos.v1 import teacher_pb2 as pb
@@ -63,11 +63,8 @@ class DoctorConfig(Settings):
             path: Path | None = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{name} {path} is not a file")
-        token = os.environ.get("VGS_TOKEN", "")
-        if self.token_file is not None:
-            token = self.token_file.read_text().strip()
         return Credentials(
-            token,
+            read_token(self.token_file),
             self.tls,
             self.ca_file,
             self.certificate_file,

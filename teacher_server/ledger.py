@@ -31,18 +31,11 @@ class Ledger:
     @contextlib.contextmanager
     def under_way(self, client: Client, tokens: int, size: int) -> Iterator[None]:
         """Count an item of so many response tokens and bytes until it is answered; raises LimitExceeded."""
-        account = self._accounts.get(client.key, _Account())
-        limit = client.max_tokens or self.limits.max_client_tokens
-        if account.tokens + tokens > limit:
-            raise _full(
-                "tokens under way",
-                f"client {client.name or client.key}",
-                tokens,
-                account.tokens,
-                limit,
-            )
-        if self._total.tokens + tokens > self.limits.max_total_tokens:
-            raise _crowded("tokens under way", tokens, self.limits.max_total_tokens)
+        limits = self.limits
+        own = client.max_tokens or limits.max_client_tokens
+        held = self._accounts.get(client.key, _Account()).tokens
+        _check("tokens under way", client, tokens, held, own)
+        _check_all("tokens under way", tokens, self._total.tokens, limits.max_total_tokens)
         self.keep(client, size)
         # It is there unless the item is empty, and its prompt was dropped.
         account = self._accounts.setdefault(client.key, _Account())
@@ -59,17 +52,9 @@ class Ledger:
         """Count bytes that are kept for a client, or with a negative number no more; raises LimitExceeded."""
         account = self._accounts.get(client.key, _Account())
         if change > 0:
-            limit = client.max_bytes or self.limits.max_client_bytes
-            if account.kept_bytes + change > limit:
-                raise _full(
-                    "bytes",
-                    f"client {client.name or client.key}",
-                    change,
-                    account.kept_bytes,
-                    limit,
-                )
-            if self._total.kept_bytes + change > self.limits.max_total_bytes:
-                raise _crowded("bytes", change, self.limits.max_total_bytes)
+            own = client.max_bytes or self.limits.max_client_bytes
+            _check("bytes", client, change, account.kept_bytes, own)
+            _check_all("bytes", change, self._total.kept_bytes, self.limits.max_total_bytes)
         self._accounts[client.key] = account
         account.kept_bytes += change
         self._total.kept_bytes += change
@@ -88,21 +73,23 @@ class Ledger:
         return self._total.kept_bytes
 
 
-def _full(what: str, whose: str, more: int, held: int, limit: int) -> LimitExceeded:
-    return LimitExceeded(
-        f"{more} {what} more would bring {whose} to {held + more}, the limit is {limit}; wait for answers, or drop "
-        "prompts",
-        ErrorDetail(what, str(held + more), str(limit), _retry_after_ms(more, limit)),
-    )
+def _check(what: str, client: Client, more: int, held: int, limit: int) -> None:
+    if held + more > limit:
+        raise LimitExceeded(
+            f"{more} {what} more would bring client {client.name or client.key} to {held + more}, the limit is "
+            f"{limit}; wait for answers, or drop prompts",
+            ErrorDetail(what, str(held + more), str(limit), _retry_after_ms(more, limit)),
+        )
 
 
-def _crowded(what: str, more: int, limit: int) -> LimitExceeded:
+def _check_all(what: str, more: int, held: int, limit: int) -> None:
     """Without saying what the others hold: that is theirs to know."""
-    return LimitExceeded(
-        f"the server has no room for {more} {what} more: the limit of all clients together is {limit}; wait for "
-        "answers",
-        ErrorDetail(what, str(more), str(limit), _retry_after_ms(more, limit)),
-    )
+    if held + more > limit:
+        raise LimitExceeded(
+            f"the server has no room for {more} {what} more: the limit of all clients together is {limit}; wait for "
+            "answers",
+            ErrorDetail(what, str(more), str(limit), _retry_after_ms(more, limit)),
+        )
 
 
 def _retry_after_ms(more: int, limit: int) -> int:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.address import host_for_url, is_loopback
 from protos.channel import server_options
+from protos.connection import SERVICE
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.batcher import Batcher
 from teacher_server.client_file import ClientFile
@@ -31,7 +32,6 @@ from teacher_server.transport import server_credentials
 
 log = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["Teacher"].full_name
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -89,7 +89,7 @@ async def running_server(
     except BaseException:
         await core.close()
         raise
-    state = _State(core, servicer, health)
+    state = _State(core, health)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(core.close)
         if config.server.http_port is not None:
@@ -170,10 +170,9 @@ def _methods(servicer: Servicer) -> grpc.GenericRpcHandler:
 class _State:
     """What health tells of a server."""
 
-    def __init__(self, core: TeacherCore, servicer: Servicer, health: HealthServicer) -> None:
+    def __init__(self, core: TeacherCore, health: HealthServicer) -> None:
         self.draining = False
         self._core = core
-        self._servicer = servicer
         self._health = health
         self._dead = False
 

@@ -17,7 +17,6 @@ from protos.errors import CODES, LimitExceeded, TeacherError, Unavailable
 from protos.info_codec import info_to_proto
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherServicer
-from teacher_server.client import Client
 from teacher_server.client_file import Presented
 from teacher_server.core import TeacherCore
 from teacher_server.doorkeeper import Doorkeeper
@@ -90,8 +89,7 @@ class Servicer(TeacherServicer):
             metrics.stream_refused(code_of(error))
             await _abort(context, error)
             raise
-        name = _stream_name(context)
-        stream = Stream(self._core, self._window_tokens, client, name)
+        stream = Stream(self._core, self._window_tokens, client, _stream_name(context))
         self._streams[stream] = caller
         metrics.stream_opened(client.name)
         log.info(
@@ -156,11 +154,6 @@ class Servicer(TeacherServicer):
         streams = list(self._streams)
         await asyncio.gather(*(stream.drain() for stream in streams))
         await asyncio.gather(*(stream.over.wait() for stream in streams))  # answers are written too
-
-    @property
-    def clients(self) -> set[Client]:
-        """Who has a stream open."""
-        return {stream.client for stream in self._streams}
 
 
 def _shown(context: grpc.aio.ServicerContext) -> tuple[Presented, str]:

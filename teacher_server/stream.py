@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -15,9 +13,7 @@ from google.protobuf.message import DecodeError
 from protos.codec import (
     error_to_proto,
     item_from_proto,
-    prompt_from_proto,
     scores_to_protos,
-    unsupported_prompt_part,
     unsupported_request_part,
 )
 from protos.errors import (
@@ -30,15 +26,14 @@ from protos.errors import (
     PreconditionFailed,
     TeacherError,
     Unavailable,
-    Unimplemented,
 )
 from protos.item import ScoreItem
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.client import Client
 from teacher_server.core import TeacherCore
-from teacher_server.engines.engine import PreparedPrompt
 from teacher_server.metrics import code_of
-from teacher_server.validation import check_image_count, check_item_bytes
+from teacher_server.prompt_store import HeldPrompt, PromptStore
+from teacher_server.validation import check_item_bytes, refuse_unsupported
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +41,6 @@ MIN_UNREAD = 16_384
 """Answers that may wait for a client to read them; more where its window allows more items."""
 RETRY_AFTER_MS = 50
 """Hint for an item that came without credit: about one batch of a busy engine."""
-
-
-@dataclass(eq=False)
-class _HeldPrompt:
-    content: bytes
-    """Sha256 of the message, to tell a repetition from a clash."""
-    ready: asyncio.Task[PreparedPrompt]
-    held_bytes: int
-    """As it came, and once it is prepared, as it is kept."""
-    users: int = 0
-    """Items under way that keep it alive, dropped or not."""
-    forgotten: bool = False
-    released: bool = False
 
 
 class Stream:
@@ -71,11 +53,10 @@ class Stream:
         """Whose turns and quotas it takes; may change while the stream is open."""
         self.name = name
         """In the logs of both sides."""
-        self._core = core
         self.opened_by = client
         """Whose the prompts are that are kept."""
-        self._limits = core.info.limits
-        self._prompts: dict[int, _HeldPrompt] = {}
+        self._core = core
+        self._prompts = PromptStore(core, client, name)
         self._items: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._outbox: asyncio.Queue[pb.ServerMessage | int | None] = asyncio.Queue()
@@ -83,11 +64,9 @@ class Stream:
         self._max_unread = max(MIN_UNREAD, 4 * window_tokens)
         self.over = asyncio.Event()
         """Set once everything was given back: the last answer is written, or given up."""
-        self._held_bytes = 0
         self._spent = 0
         self._granted = window_tokens
         self._draining = False
-        self._warned_of_processor = False
         self._warned_of_message = False
 
     async def run(
@@ -112,9 +91,9 @@ class Stream:
             if reader.done():
                 reader.result()
         finally:
-            preparing = [held.ready for held in self._prompts.values()]
-            for task in (reader, *self._tasks, *preparing):
+            for task in (reader, *self._tasks):
                 task.cancel()
+            self._prompts.cancel()
 
     def end(self, error: TeacherError) -> None:
         """Admit and answer nothing more: whoever runs the stream gets `error`."""
@@ -123,8 +102,7 @@ class Stream:
 
     def close(self) -> None:
         """Give back what it holds; call it once `run` is over."""
-        for prompt_id in list(self._prompts):
-            self._forget(prompt_id)
+        self._prompts.close()
         self.over.set()
 
     async def drain(self) -> None:
@@ -163,7 +141,7 @@ class Stream:
             case "put_prompt":
                 self._put_prompt(message.put_prompt)
             case "drop_prompt":
-                self._forget(message.drop_prompt.prompt_id)
+                self._prompts.forget(message.drop_prompt.prompt_id)
             case "score":
                 self._start_item(message.score)
             case "cancel":
@@ -187,98 +165,24 @@ class Stream:
 
     def _put_prompt(self, message: pb.PutPrompt) -> None:
         try:
-            held = self._hold(message)
+            self._refuse_when_draining()
+            held = self._prompts.hold(message)
         except TeacherError as error:
             self._core.metrics.prompt_answered(code_of(error))
             self._send_prompt_error(message.prompt_id, error)
         else:
             self._start(self._acknowledge(message.prompt_id, held))
 
-    def _hold(self, message: pb.PutPrompt) -> _HeldPrompt:
-        """Register the prompt at once, so that what follows in the stream finds it."""
-        self._refuse_when_draining()
-        size = message.ByteSize()
-        check_item_bytes(size, self._core.info)
-        check_image_count(len(message.media), self._core.info)
-        _refuse_unsupported(unsupported_prompt_part(message))
-        content = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
-        held = self._prompts.get(message.prompt_id)
-        if held is not None:
-            if held.content != content:
-                raise DuplicateId(
-                    f"prompt {message.prompt_id} was put before with other content; choose a new id",
-                    ErrorDetail("prompt_id", str(message.prompt_id)),
-                )
-            return held
-        if len(self._prompts) >= self._limits.max_prompts:
-            limit = str(self._limits.max_prompts)
-            raise LimitExceeded(
-                f"the stream holds {limit} prompts, which is the limit; drop some",
-                ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit, RETRY_AFTER_MS),
-            )
-        prompt = prompt_from_proto(message)
-        own = self._core.info.processor_fingerprint
-        if prompt.processor_fingerprint not in ("", own) and not self._warned_of_processor:
-            self._warned_of_processor = True
-            log.warning(
-                "other_processor stream=%s client=%.64r own=%s",
-                *(self.name, prompt.processor_fingerprint, own),
-            )
-        held = _HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)), 0)
-        self._prompts[message.prompt_id] = held
+    async def _acknowledge(self, prompt_id: int, held: HeldPrompt) -> None:
         try:
-            self._account(held, size)
-        except LimitExceeded:
-            held.ready.cancel()
-            self._forget(message.prompt_id)
-            raise
-        return held
-
-    async def _acknowledge(self, prompt_id: int, held: _HeldPrompt) -> None:
-        try:
-            prepared = await asyncio.shield(held.ready)
-            if self._prompts.get(prompt_id) is held:
-                self._account(held, prepared.memory_bytes)
+            prepared = await self._prompts.prepared(prompt_id, held)
         except Exception as error:
-            if self._prompts.get(prompt_id) is held:
-                self._forget(prompt_id)
             self._send_prompt_error(prompt_id, _as_teacher_error(error))
             return
         ack = pb.PromptAck(
             prompt_id=prompt_id, mm_length=prepared.mm_length, text_length=prepared.text_length
         )
         self._send(pb.ServerMessage(prompt_ack=ack))
-
-    def _account(self, held: _HeldPrompt, size: int) -> None:
-        total = self._held_bytes - held.held_bytes + size
-        limit = self._limits.max_stream_bytes
-        if total > limit:
-            raise LimitExceeded(
-                f"the stream's prompts would take {total} bytes, the limit is {limit}; drop some",
-                ErrorDetail(
-                    "prompt_id", str(total), str(limit), RETRY_AFTER_MS if size <= limit else 0
-                ),
-            )
-        self._core.ledger.keep(self.opened_by, size - held.held_bytes)
-        self._held_bytes, held.held_bytes = total, size
-
-    def _forget(self, prompt_id: int) -> None:
-        held = self._prompts.pop(prompt_id, None)
-        if held is None:
-            return
-        held.forgotten = True
-        if held.ready.done():
-            self._release(held)
-        else:  # its bytes are held until the work on it ends
-            held.ready.add_done_callback(lambda _: self._release(held))
-
-    def _release(self, held: _HeldPrompt) -> None:
-        """Give its bytes back once nobody can need it."""
-        if held.released or held.users or not (held.forgotten and held.ready.done()):
-            return
-        held.released = True
-        self._held_bytes -= held.held_bytes
-        self._core.ledger.keep(self.opened_by, -held.held_bytes)
 
     def _send_prompt_error(self, prompt_id: int, error: TeacherError) -> None:
         self._send(pb.ServerMessage(error=error_to_proto(error, prompt_id=prompt_id)))
@@ -304,7 +208,7 @@ class Stream:
             # Looked up now: a DropPrompt that follows does not undo what was asked before it.
             held = self._prompts.get(message.prompt_id)
             if held is not None:
-                held.users += 1
+                self._prompts.use(held)
             task = self._start(self._answer_item(message, held))
             self._items[message.request_id] = task
             task.add_done_callback(
@@ -312,18 +216,17 @@ class Stream:
             )
 
     def _settle_item(
-        self, request_id: int, cost: int, held: _HeldPrompt | None, ended: asyncio.Task[None]
+        self, request_id: int, cost: int, held: HeldPrompt | None, ended: asyncio.Task[None]
     ) -> None:
         """Whatever became of an item, even one cancelled before it began: one answer, and its credit."""
         del self._items[request_id]
         if held is not None:
-            held.users -= 1
-            self._release(held)
+            self._prompts.leave(held)
         if ended.cancelled():
             self._send_item_error(request_id, Cancelled("the client took the item back"))
         self._grant(cost)
 
-    async def _answer_item(self, message: pb.ScoreRequest, held: _HeldPrompt | None) -> None:
+    async def _answer_item(self, message: pb.ScoreRequest, held: HeldPrompt | None) -> None:
         try:
             for chunk in await self._score(message, held):
                 self._send(pb.ServerMessage(scores=chunk))
@@ -335,7 +238,7 @@ class Stream:
             )
             self._send_item_error(message.request_id, error)
 
-    async def _score(self, message: pb.ScoreRequest, held: _HeldPrompt | None) -> list[pb.Scores]:
+    async def _score(self, message: pb.ScoreRequest, held: HeldPrompt | None) -> list[pb.Scores]:
         try:
             item = self._item(message)
             if held is None:
@@ -348,12 +251,14 @@ class Stream:
             raise
         scores = await self._core.score(held.ready, item, self.client)
         return list(
-            scores_to_protos(scores, message.request_id, item.dtype, self._limits.max_chunk_rows)
+            scores_to_protos(
+                scores, message.request_id, item.dtype, self._core.info.limits.max_chunk_rows
+            )
         )
 
     def _item(self, message: pb.ScoreRequest) -> ScoreItem:
         check_item_bytes(message.ByteSize(), self._core.info)
-        _refuse_unsupported(unsupported_request_part(message))
+        refuse_unsupported(unsupported_request_part(message))
         return item_from_proto(message)
 
     def _refuse_overspending(self, cost: int) -> None:
@@ -380,14 +285,6 @@ def _tokens(message: pb.ScoreRequest) -> int:
     if message.HasField("response_text"):
         return max(1, len(message.response_text.encode()))
     return max(1, len(message.response_ids.data) // 4)
-
-
-def _refuse_unsupported(word: str | None) -> None:
-    if word is not None:
-        raise Unimplemented(
-            f"this teacher does not do {word!r}; Describe names what it does",
-            ErrorDetail("capabilities", word),
-        )
 
 
 def _as_teacher_error(error: Exception) -> TeacherError:

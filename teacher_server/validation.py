@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from protos.arrays import Ids
-from protos.errors import ErrorDetail, InvalidItem, LimitExceeded, PreconditionFailed
+from protos.errors import ErrorDetail, InvalidItem, LimitExceeded, PreconditionFailed, Unimplemented
 from protos.item import Candidates, ScoreItem
 from protos.prompt import Prompt
 from protos.teacher_info import TeacherInfo
@@ -149,4 +149,13 @@ def _refuse(field: str, ids: Ids, forbidden: Collection[int | None], why: str) -
         position, value = int(bad[0]), int(ids[bad[0]])
         raise InvalidItem(
             f"{field}[{position}] is {value}, which {why}", ErrorDetail(field, str(value))
+        )
+
+
+def refuse_unsupported(word: str | None) -> None:
+    """`word` names a part of the schema that a request uses and this server lacks; None: there is none."""
+    if word is not None:
+        raise Unimplemented(
+            f"this teacher does not do {word!r}; Describe names what it does",
+            ErrorDetail("capabilities", word),
         )

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from protos.connection import Connection, ConnectionSettings, WireStats
+from protos.connection import Connection, ConnectionSettings
+from protos.wire_stats import WireStats
 
 TIMEOUT_S = 30.0
 

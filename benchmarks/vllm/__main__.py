@@ -23,11 +23,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.controlled_process import ControlledProcess
 from benchmarks.vllm.model import make_model
 from benchmarks.vllm.parity import parity
 from benchmarks.vllm.peers import (
     ENGINE_THREADS,
-    ControlledProcess,
     Ours,
     Run,
     StockServer,

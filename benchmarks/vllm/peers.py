@@ -19,6 +19,7 @@ from typing import Any, Literal
 import aiohttp
 import numpy as np
 
+from benchmarks.controlled_process import ControlledProcess
 from benchmarks.vllm.workload import K, Question, Shape, stock_prompts, workload
 from protos.client import TeacherClient
 from protos.item import ScoreItem
@@ -65,51 +66,6 @@ class Run:
     """Mean ids per scored token."""
 
 
-class ControlledProcess:
-    """A process that takes and answers lines of JSON."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def start(
-        cls, module: str, argument: str, environment: dict[str, str] = ENVIRONMENT
-    ) -> AsyncIterator[ControlledProcess]:
-        """Run a module of this package; leaving the context ends it by closing its input."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", f"benchmarks.vllm.{module}", argument),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | environment,
-            limit=2**20,
-        )
-        try:
-            yield cls(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                await asyncio.wait_for(process.wait(), 60)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-    async def read(self) -> dict[str, Any]:
-        """The next line that is JSON: a library may print others."""
-        assert self._process.stdout is not None
-        while line := await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT_S):
-            if line.startswith(b"{"):
-                return json.loads(line)
-        raise RuntimeError("the process ended; its log says why")
-
-    async def ask(self, **question: Any) -> dict[str, Any]:
-        """Send a line, read the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        return await self.read()
-
-
 class Ours:
     """Our server over loopback, and its engine without gRPC in the same process."""
 
@@ -137,7 +93,9 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "serve.json"
             path.write_text(config.model_dump_json())
-            async with ControlledProcess.start("ours_process", str(path)) as process:
+            async with ControlledProcess.start(
+                "benchmarks.vllm.ours_process", str(path), environment=ENVIRONMENT
+            ) as process:
                 yield cls(process, (await process.read())["address"])
 
     async def over_grpc(self, shape: Shape, seed: int, dtype: Literal["f32", "f16"]) -> Run:
@@ -257,7 +215,9 @@ def stock_in_process(
     """`stock_process` with the settings that ours has."""
     own = {"model": str(model), "disable_log_stats": True, "skip_tokenizer_init": False}
     return ControlledProcess.start(
-        "stock_process", json.dumps(own | STOCK_ARGUMENTS), _stock_environment("stock in process")
+        "benchmarks.vllm.stock_process",
+        json.dumps(own | STOCK_ARGUMENTS),
+        environment=_stock_environment("stock in process"),
     )
 
 

@@ -24,7 +24,7 @@ import torch
 from protos.client import TeacherClient
 from tests.faults.proxy import Proxy
 from tests.faults.teacher_process import TeacherProcess, teachers
-from tests.faults.traffic import History, check, run_traffic
+from tests.faults.traffic import check, run_traffic
 from tests.loopback import serving
 from tests.tiny_models import make_qwen3_vl
 
@@ -46,22 +46,15 @@ class Figures:
     survived: int = 0
     responses: int = 0
 
-    def survive(self, history: History, faults: int) -> None:
-        self.survived += faults
-        self.responses += len(history.scores)
-
 
 @contextlib.asynccontextmanager
-async def traffic(teacher: TeacherClient, reference: TeacherClient) -> AsyncIterator[list[float]]:
-    """Traffic while the context is open; append the moments of its faults. Leaving it checks."""
+async def traffic(
+    teacher: TeacherClient, reference: TeacherClient, figures: Figures
+) -> AsyncIterator[list[float]]:
+    """Traffic while the context is open; append the moments of its faults. Leaving it checks, and counts them."""
     stopped = False
     moments_s: list[float] = []
-    histories: list[History] = []
-
-    async def send() -> None:
-        histories.append(await run_traffic(teacher, lambda: stopped))
-
-    task = asyncio.create_task(send())
+    task = asyncio.create_task(run_traffic(teacher, lambda: stopped))
     await asyncio.sleep(BETWEEN_S[1])
     watched = asyncio.current_task()
     assert watched is not None
@@ -72,9 +65,11 @@ async def traffic(teacher: TeacherClient, reference: TeacherClient) -> AsyncIter
         await asyncio.sleep(BETWEEN_S[1])
     finally:
         stopped = True
-        await asyncio.wait_for(task, 120)
-    await check(histories[0], reference, moments_s)
-    teacher.history = histories[0]  # type: ignore[attr-defined]
+        await asyncio.wait({task}, timeout=120)
+    history = task.result()
+    await check(history, reference, moments_s)
+    figures.survived += len(moments_s)
+    figures.responses += len(history.scores)
 
 
 async def pause(chance: random.Random) -> None:
@@ -94,41 +89,43 @@ async def killed_and_back(
     figures: Figures, times_s: list[float],
 ) -> None:  # fmt: skip
     """kill -9 of one of these at random, and its return."""
-    async with TeacherClient([one.address for one in processes], outage_s=120) as teacher:
-        async with traffic(teacher, reference) as moments_s:
-            for number in range(kills):
-                victim = chance.choice(processes)
-                figures.tried += 1
-                await asyncio.to_thread(victim.kill)
-                moments_s.append(time.monotonic())
-                back = asyncio.create_task(asyncio.to_thread(victim.start().wait_healthy))
-                times_s.append(await first_answer(teacher, moments_s[-1]))
-                await back
-                while teacher.replicas[victim.address] != "up":
-                    await asyncio.sleep(0.02)
-                print(f"kill {number + 1}/{kills} of one in {len(processes)}: {times_s[-1]:.2f} s")
-                await pause(chance)
-        figures.survive(teacher.history, kills)  # type: ignore[attr-defined]
+    async with (
+        TeacherClient([one.address for one in processes], outage_s=120) as teacher,
+        traffic(teacher, reference, figures) as moments_s,
+    ):
+        for number in range(kills):
+            victim = chance.choice(processes)
+            figures.tried += 1
+            await asyncio.to_thread(victim.kill)
+            moments_s.append(time.monotonic())
+            back = asyncio.create_task(asyncio.to_thread(victim.start().wait_healthy))
+            times_s.append(await first_answer(teacher, moments_s[-1]))
+            await back
+            while teacher.replicas[victim.address] != "up":
+                await asyncio.sleep(0.02)
+            print(f"kill {number + 1}/{kills} of one in {len(processes)}: {times_s[-1]:.2f} s")
+            await pause(chance)
 
 
 async def frozen(
     processes: list[TeacherProcess], reference: TeacherClient, times: int, figures: Figures
 ) -> None:
     """SIGSTOP, until the client has noticed; then SIGCONT."""
-    async with TeacherClient([one.address for one in processes]) as teacher:
-        async with traffic(teacher, reference) as moments_s:
-            for victim in processes[:times]:
-                figures.tried += 1
-                moments_s.append(time.monotonic())
-                victim.send(signal.SIGSTOP)
-                while teacher.replicas[victim.address] == "up":
-                    await asyncio.sleep(0.02)
-                figures.sigstop_s.append(time.monotonic() - moments_s[-1])
-                print(f"frozen: noticed after {figures.sigstop_s[-1]:.1f} s")
-                victim.send(signal.SIGCONT)
-                while teacher.replicas[victim.address] != "up":
-                    await asyncio.sleep(0.02)
-        figures.survive(teacher.history, times)  # type: ignore[attr-defined]
+    async with (
+        TeacherClient([one.address for one in processes]) as teacher,
+        traffic(teacher, reference, figures) as moments_s,
+    ):
+        for victim in processes[:times]:
+            figures.tried += 1
+            moments_s.append(time.monotonic())
+            victim.send(signal.SIGSTOP)
+            while teacher.replicas[victim.address] == "up":
+                await asyncio.sleep(0.02)
+            figures.sigstop_s.append(time.monotonic() - moments_s[-1])
+            print(f"frozen: noticed after {figures.sigstop_s[-1]:.1f} s")
+            victim.send(signal.SIGCONT)
+            while teacher.replicas[victim.address] != "up":
+                await asyncio.sleep(0.02)
 
 
 async def cut(
@@ -136,17 +133,19 @@ async def cut(
 ) -> None:
     """Connections reset, delayed and throttled at random."""
     line = Proxy(address)
-    async with line.running() as through, TeacherClient(through) as teacher:
-        async with traffic(teacher, reference) as moments_s:
-            for _ in range(cuts):
-                figures.tried += 1
-                line.delay_s = chance.choice([0.0, 0.02])
-                line.bytes_per_s = chance.choice([0.0, 200_000.0])
-                moments_s.append(time.monotonic())
-                line.cut()
-                await first_answer(teacher, moments_s[-1])
-                await pause(chance)
-        figures.survive(teacher.history, cuts)  # type: ignore[attr-defined]
+    async with (
+        line.running() as through,
+        TeacherClient(through) as teacher,
+        traffic(teacher, reference, figures) as moments_s,
+    ):
+        for _ in range(cuts):
+            figures.tried += 1
+            line.delay_s = chance.choice([0.0, 0.02])
+            line.bytes_per_s = chance.choice([0.0, 200_000.0])
+            moments_s.append(time.monotonic())
+            line.cut()
+            await first_answer(teacher, moments_s[-1])
+            await pause(chance)
     print(f"{cuts} cuts")
 
 
