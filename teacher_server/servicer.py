@@ -27,10 +27,6 @@ from teacher_server.transport import certificate_names
 log = logging.getLogger(__name__)
 
 
-class _CallerGone(Exception):
-    """A write failed, blocked or not: there is nobody to tell anything any more."""
-
-
 @dataclass(frozen=True)
 class _Caller:
     presented: Presented
@@ -106,8 +102,6 @@ class Servicer(TeacherServicer):
             # Freed now: to one who does not read, the status itself may not get through for hours.
             self._close(stream, code := code_of(error))
             await _abort(context, error)
-        except _CallerGone:
-            return
         except Exception:
             # gRPC would send the exception's text: leak nothing.
             code, error_id = "INTERNAL", uuid.uuid4().hex[:12]
@@ -129,7 +123,9 @@ class Servicer(TeacherServicer):
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(message)
         except grpc.aio.BaseError as error:
-            raise _CallerGone from error
+            # The caller is gone, with or without a cancel: nobody is left whom a status could be sent to, and trying
+            # to is an error in gRPC's log.
+            raise asyncio.CancelledError from error
         except TimeoutError as error:
             raise LimitExceeded(
                 f"nothing was read for {self._write_timeout_s:g} s, so the stream is ended; read answers as they come"
