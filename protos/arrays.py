@@ -22,3 +22,8 @@ def as_ids(values: object) -> Ids:
     if wide.size and (wide.min() < info.min or wide.max() > info.max):
         raise ValueError(f"ids must fit 32 bits, got {wide.min()} to {wide.max()}")
     return wide.astype(np.int32)
+
+
+def no_ids() -> Ids:
+    """i32 [0]"""
+    return np.empty(0, dtype=np.int32)

@@ -24,7 +24,7 @@ from protos.errors import (
     Unavailable,
 )
 from protos.item import ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import AnyPrompt
 from protos.replica import Replica
 from protos.replica_set import ReplicaSet, TeacherAway
 from protos.score_cache import ScoreCache
@@ -44,11 +44,14 @@ GUESSED_TOKENS = 256.0
 """Length of a response before the first was seen; only the balance between replicas stands on it."""
 
 
+CHARACTERS_PER_TOKEN = 4
+
+
 @dataclass(eq=False)
 class PutPrompt:
     """A prompt that the teacher holds, and the client too, to put it again where it must."""
 
-    prompt: Prompt
+    prompt: AnyPrompt
     mm_length: int = 0
     """Tokens after the teacher expanded the images."""
     text_length: int = 0
@@ -147,7 +150,7 @@ class TeacherClient:
 
     # ------------------------------------------------------------------------------------ calls
 
-    async def put_prompt(self, prompt: Prompt) -> PutPrompt:
+    async def put_prompt(self, prompt: AnyPrompt) -> PutPrompt:
         """Hand over a prompt; returns once a replica has decoded and expanded it, within `deadline_s`."""
         put = PutPrompt(prompt)
         await self._until_answered(lambda: self._place(put), self._deadline_s)
@@ -158,7 +161,7 @@ class TeacherClient:
         prompt.dropped = True
         self._forget_if_idle(prompt)
 
-    def cached(self, prompt: Prompt, item: ScoreItem) -> Scores | None:
+    def cached(self, prompt: AnyPrompt, item: ScoreItem) -> Scores | None:
         """Scores that the cache holds; nothing is sent."""
         if self._cache is None:
             return None
@@ -170,7 +173,7 @@ class TeacherClient:
             return known
         if prompt.dropped:
             raise PreconditionFailed("the prompt was dropped; put it again")
-        self._response_tokens += (len(item.response_ids) - self._response_tokens) / 100
+        self._response_tokens += (_expected_tokens(item) - self._response_tokens) / 100
         deadline_s = self._deadline_s if item.deadline_s is None else item.deadline_s
         prompt.under_way += 1
         try:
@@ -237,7 +240,7 @@ class TeacherClient:
         assert replica is not None, "a placed prompt has its replica"
         assert connection is not None, "and its stream"
         assert held is not None, "and its handle"
-        tokens = len(item.response_ids)
+        tokens = _expected_tokens(item)
         # What was promised for it is now certain.
         promised = min(prompt.promised_tokens, self._response_tokens)
         prompt.promised_tokens -= promised
@@ -253,11 +256,12 @@ class TeacherClient:
         if connection is None:
             raise Unavailable(f"{replica.address} went away")
         held = await connection.put_prompt(prompt.prompt)
-        replica.promised_tokens += len(item.response_ids)
+        tokens = _expected_tokens(item)
+        replica.promised_tokens += tokens
         try:
             return await connection.score(held, item)
         finally:
-            replica.promised_tokens -= len(item.response_ids)
+            replica.promised_tokens -= tokens
             connection.forget_prompt(held)
 
     async def _place(self, prompt: PutPrompt) -> None:
@@ -302,6 +306,11 @@ class TeacherClient:
             prompt.connection.forget_prompt(prompt.held)
         prompt.replica = prompt.connection = prompt.held = None
         prompt.promised_tokens = 0.0
+
+
+def _expected_tokens(item: ScoreItem) -> float:
+    """Exact for ids, a guess for a text; only the balance between replicas stands on it."""
+    return len(item.response_ids) if item.text is None else len(item.text) / CHARACTERS_PER_TOKEN
 
 
 async def _first(primary: asyncio.Task[Scores], second: asyncio.Task[Scores]) -> Scores:

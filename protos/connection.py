@@ -16,14 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.agreement import check_fingerprints
 from protos.channel import client_options
-from protos.codec import (
-    error_from_proto,
-    item_to_proto,
-    prompt_to_proto,
-    scores_from_proto,
-)
 from protos.credentials import Credentials
 from protos.credit import CreditWindow
+from protos.error_codec import error_from_proto
 from protos.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -39,8 +34,10 @@ from protos.errors import (
 from protos.fingerprint import echo
 from protos.info_codec import info_from_proto
 from protos.item import ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import AnyPrompt
+from protos.request_codec import item_to_proto, prompt_to_proto
 from protos.scores import Scores
+from protos.scores_codec import scores_from_proto
 from protos.teacher_info import TeacherInfo
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherStub
@@ -228,7 +225,7 @@ class Connection:
 
     # ------------------------------------------------------------------------------------ calls
 
-    async def put_prompt(self, prompt: Prompt) -> HeldPrompt:
+    async def put_prompt(self, prompt: AnyPrompt) -> HeldPrompt:
         """Hand over a prompt; returns once the teacher has decoded and expanded it, within `deadline_s`."""
         self._check_alive()
         prompt_id = self._next_id()
@@ -263,9 +260,10 @@ class Connection:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline_s
         request_id = self._next_id()
-        # What it costs; an empty response is the teacher's to refuse.
-        tokens = max(1, len(item.response_ids))
-        self._check_length(tokens)
+        tokens = item.cost(
+            self.info.limits.max_response_tokens
+        )  # empty ones are the teacher's to refuse
+        self._check_length(len(item.response_ids))
         pending = _Pending()
         sent = False
         try:
@@ -294,13 +292,21 @@ class Connection:
         except asyncio.CancelledError:
             self._cancel(request_id, sent)
             raise
-        self.stats.scored_tokens += tokens
-        same_rows = np.array_equal(scores.response_ids, item.response_ids)
-        if not same_rows or scores.echo != echo(prompt.digest, item.response_ids):
+        self.stats.scored_tokens += scores.rows
+        self._check_echo(prompt, item, scores, request_id)
+        return scores
+
+    def _check_echo(
+        self, prompt: HeldPrompt, item: ScoreItem, scores: Scores, request_id: int
+    ) -> None:
+        same_rows, echoed = True, scores.response_ids
+        if item.text is None:
+            echoed = item.response_ids
+            same_rows = np.array_equal(scores.response_ids, item.scored_ids)
+        if not same_rows or scores.echo != echo(prompt.digest, echoed):
             raise EchoMismatch(
                 f"{self.address} scored other ids or images than those that were sent (request {request_id})"
             )
-        return scores
 
     # ----------------------------------------------------------------------------------- stream
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -68,15 +69,29 @@ def prompt_digest(mm_ids: Ids, text_ids: Ids, image_digests: Iterable[bytes]) ->
     state = hashlib.sha256(b"vgs.prompt.1")
     for ids in (mm_ids, text_ids):
         state.update(_counted(ids))
-    state.update(np.uint32(len(digests)).astype("<u4").tobytes())
-    state.update(b"".join(digests))
+    state.update(struct.pack("<I", len(digests)) + b"".join(digests))
+    return state.digest()
+
+
+def chat_digest(messages: str, text_context: str, image_digests: Iterable[bytes]) -> bytes:
+    """Sha256 over a prompt of messages.
+
+    The bytes: `vgs.chat.1`, then for the messages and the name of the text context ("drop" or "grey") each a u32 count
+    of bytes and the UTF-8, then a u32 count of images and each image's sha256; all little-endian.
+    """
+    digests = list(image_digests)
+    state = hashlib.sha256(b"vgs.chat.1")
+    for text in (messages.encode(), text_context.encode()):
+        state.update(struct.pack("<I", len(text)) + text)
+    state.update(struct.pack("<I", len(digests)) + b"".join(digests))
     return state.digest()
 
 
 def echo(prompt: bytes, response_ids: Ids | Sequence[int]) -> bytes:
     """First 16 bytes of sha256 over `vgs.echo.1`, the prompt's digest and the counted response ids.
 
-    The server sends it with the scores, computed from what it scored; the client compares it with its own.
+    The server sends it with the scores, computed from what it scored; the client compares it with its own. Where the
+    client sent ids they are all of the response's, masked or not; where it sent text, those that were scored.
     """
     state = hashlib.sha256(b"vgs.echo.1" + prompt)
     state.update(_counted(np.asarray(response_ids)))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-
-from protos.arrays import Floats, Ids
-from protos.codec import array_from_proto, array_to_proto
+from protos.array_codec import array_from_proto, array_to_proto, ids_from_proto, ids_to_proto
+from protos.arrays import Floats, Ids, no_ids
 from protos.errors import EchoMismatch, ErrorDetail, InvalidItem
 from protos.item import Candidates
 from protos.policy import Policy
 from protos.rollout_info import RolloutInfo, RolloutLimits
-from protos.rollout_request import RolloutPrompt, RolloutRequest, no_ids
+from protos.rollout_request import RolloutPrompt, RolloutRequest
 from protos.sampled_response import SampledResponse
 from protos.v1 import rollout_pb2 as pb
 from protos.v1 import teacher_pb2
@@ -29,16 +27,8 @@ _INFO_SCALARS = (
 _LIMIT_NAMES = tuple(RolloutLimits.__dataclass_fields__)
 
 
-def _ids_to_proto(ids: Ids) -> teacher_pb2.Array:
-    return array_to_proto(ids, teacher_pb2.I32)
-
-
-def _ids_from_proto(message: teacher_pb2.Array, field: str) -> Ids:
-    return array_from_proto(message, field, teacher_pb2.I32).astype(np.int32, copy=False)
-
-
 def _optional_ids(message: pb.SampleRequest, field: Literal["stop_ids", "suppressed_ids"]) -> Ids:
-    return _ids_from_proto(getattr(message, field), field) if message.HasField(field) else no_ids()
+    return ids_from_proto(getattr(message, field), field) if message.HasField(field) else no_ids()
 
 
 def policy_to_proto(policy: Policy | None) -> pb.Policy | None:
@@ -90,7 +80,7 @@ def rollout_info_from_proto(message: pb.RolloutInfo) -> RolloutInfo:
 def rollout_prompt_to_proto(prompt: RolloutPrompt) -> pb.SamplePrompt:
     """One prompt of a request."""
     return pb.SamplePrompt(
-        ids=_ids_to_proto(prompt.ids),
+        ids=ids_to_proto(prompt.ids),
         images=prompt.images,
         responses=prompt.responses,
         expanded_length=prompt.expanded_length,
@@ -105,8 +95,8 @@ def rollout_request_to_proto(request: RolloutRequest) -> pb.SampleRequest:
         prompts=[rollout_prompt_to_proto(prompt) for prompt in request.prompts],
         max_new_tokens=request.max_new_tokens,
         candidates=request.candidates,
-        stop_ids=_ids_to_proto(request.stop_ids),
-        suppressed_ids=_ids_to_proto(request.suppressed_ids),
+        stop_ids=ids_to_proto(request.stop_ids),
+        suppressed_ids=ids_to_proto(request.suppressed_ids),
         vocab_size=request.vocab_size,
         greedy=request.greedy,
     )
@@ -117,7 +107,7 @@ def rollout_request_from_proto(message: pb.SampleRequest) -> RolloutRequest:
     return RolloutRequest(
         prompts=tuple(
             RolloutPrompt(
-                ids=_ids_from_proto(prompt.ids, f"prompts[{i}].ids"),
+                ids=ids_from_proto(prompt.ids, f"prompts[{i}].ids"),
                 images=tuple(prompt.images),
                 responses=prompt.responses,
                 expanded_length=prompt.expanded_length,
@@ -144,25 +134,25 @@ def sampled_response_to_proto(response: SampledResponse) -> pb.SampledResponse:
         prompt_index=response.prompt_index,
         response_index=response.response_index,
         policy=policy_to_proto(response.policy),
-        response_ids=_ids_to_proto(response.response_ids),
+        response_ids=ids_to_proto(response.response_ids),
         logprobs=array_to_proto(response.logprobs, teacher_pb2.F32),
         finished=response.finished,
     )
     if response.candidates is not None:
-        message.candidate_splits.CopyFrom(_ids_to_proto(response.candidates.splits))
-        message.candidate_ids.CopyFrom(_ids_to_proto(response.candidates.ids))
+        message.candidate_splits.CopyFrom(ids_to_proto(response.candidates.splits))
+        message.candidate_ids.CopyFrom(ids_to_proto(response.candidates.ids))
     return message
 
 
 def sampled_response_from_proto(message: pb.SampledResponse) -> SampledResponse:
     """The answer; EchoMismatch where its arrays do not belong together."""
-    response_ids = _ids_from_proto(message.response_ids, "response_ids")
+    response_ids = ids_from_proto(message.response_ids, "response_ids")
     logprobs: Floats = array_from_proto(message.logprobs, "logprobs", teacher_pb2.F32)
     candidates = None
     if message.HasField("candidate_splits"):
         candidates = Candidates(
-            splits=_ids_from_proto(message.candidate_splits, "candidate_splits"),
-            ids=_ids_from_proto(message.candidate_ids, "candidate_ids"),
+            splits=ids_from_proto(message.candidate_splits, "candidate_splits"),
+            ids=ids_from_proto(message.candidate_ids, "candidate_ids"),
         )
         whole = candidates.splits[0] == 0 and candidates.splits[-1] == len(candidates.ids)
         if len(candidates.splits) != len(response_ids) + 1 or not whole:

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from protos.arrays import Ids
+from protos.arrays import Ids, no_ids
 from protos.policy import Policy
-
-
-def no_ids() -> Ids:
-    """None at all, i32 [0]."""
-    return np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, eq=False)

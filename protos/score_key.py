@@ -7,18 +7,14 @@ import struct
 
 from protos.arrays import Ids, as_ids
 from protos.item import Candidates, ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import AnyPrompt, ChatPrompt
 from protos.teacher_info import TeacherInfo
 
-DOMAIN = "vgs.score.1"
+DOMAIN = "vgs.score.2"
 """Raise the number when servers come to answer the same request otherwise: old scores are then asked for again."""
-TEXT_MODE = "drop"
-"""How the text context is made; version 1 has no other way."""
-MODE = "topk"
-"""What is asked for; version 1 has nothing else."""
 
 
-def score_key(info: TeacherInfo, prompt: Prompt, item: ScoreItem) -> bytes:
+def score_key(info: TeacherInfo, prompt: AnyPrompt, item: ScoreItem) -> bytes:
     """Sha256 (32 bytes) over what determines the scores of `item` after `prompt` by the teacher `info`.
 
     The bytes: each part as a u64 length and the part, in a fixed order; text is UTF-8, numbers are i64, ids i32, all
@@ -32,15 +28,15 @@ def score_key(info: TeacherInfo, prompt: Prompt, item: ScoreItem) -> bytes:
             "another's; serve it with one, or turn the score cache off"
         )
     parts = (
-        *(DOMAIN, TEXT_MODE, MODE),
+        *(DOMAIN, prompt.text_context, item.mode),
         *_teacher_parts(info),
-        # Both contexts' ids and every image's sha256.
+        # Both contexts' ids, or the messages, and every image's sha256.
         prompt.digest,
         # It determines no score, but a teacher refuses a foreign one: a kept score must not answer in its place.
-        prompt.tokenizer_fingerprint,
-        _ids(item.response_ids),
+        "" if isinstance(prompt, ChatPrompt) else prompt.tokenizer_fingerprint,
+        *_response_parts(item),
         *_candidate_parts(item.candidates),
-        *(item.k, item.dtype, item.vocab_size),
+        *(item.k, item.dtype, item.vocab_size, int(item.token_texts)),
     )
     state = hashlib.sha256()
     for part in map(_to_bytes, parts):
@@ -63,6 +59,16 @@ def _teacher_parts(info: TeacherInfo) -> tuple[str | int, ...]:
         *(info.vocab_size, info.dtype, int(info.deterministic)),
         info.engine if info.deterministic else "",
     )
+
+
+def _response_parts(item: ScoreItem) -> tuple[str | bytes, ...]:
+    """In which form the response is given, the response and its mask."""
+    mask = b"" if item.response_mask is None else item.response_mask.tobytes()
+    if item.response_text is not None:
+        return "text", item.response_text, mask
+    if item.response_turns is not None:
+        return "turns", item.response_turns, mask
+    return "ids", _ids(item.response_ids), mask
 
 
 def _candidate_parts(candidates: Candidates | None) -> tuple[bytes, bytes]:

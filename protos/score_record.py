@@ -55,7 +55,7 @@ def _key(record: dict[str, Any]) -> bytes:
     return key
 
 
-def _pack(name: str, value: AnyArray | str | bytes | float) -> object:
+def _pack(name: str, value: AnyArray | str | bytes | float | tuple[str, ...]) -> object:
     """An array as [dtype, shape, bytes]; anything else as it is."""
     if not isinstance(value, np.ndarray):
         return value
@@ -65,6 +65,8 @@ def _pack(name: str, value: AnyArray | str | bytes | float) -> object:
 
 
 def _unpack(name: str, value: Any) -> Any:
+    if name == "token_texts":
+        return tuple(value)
     if type(value) is not list:
         return value
     try:

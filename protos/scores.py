@@ -1,4 +1,4 @@
-"""The teacher's answer for one response, on a ragged support."""
+"""The teacher's answer for one response, on a ragged support. Rows are of the tokens that are scored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scores:
     tail_mask: Mask
     """bool [T], false where the support covers the vocabulary."""
     vds: Floats
-    """f32 [T], KL(mm || text) over the full vocabulary, >= 0 (paper Eq. 12)."""
+    """f32 [T], KL(mm || text) over the full vocabulary, >= 0 (paper Eq. 12); NaN in mode "sampled_only"."""
     sampled_mm_logprobs: Floats
     """f32 [T], of the response's own tokens."""
     sampled_text_logprobs: Floats
@@ -53,6 +53,9 @@ class Scores:
     echo: bytes = b""
     queue_s: float = 0.0
     engine_s: float = 0.0
+    token_texts: tuple[str, ...] = ()
+    """[T] where asked for, else empty. A token that ends inside a character is "", the one that completes it has the
+    character."""
 
     @property
     def rows(self) -> int:
@@ -67,7 +70,7 @@ class Scores:
         }
         parts |= {name: getattr(self, name)[low:high] for name in PER_ENTRY}
         parts |= {name: getattr(self, name)[first:end] for name in PER_ROW}
-        return replace(self, **parts)
+        return replace(self, **parts, token_texts=self.token_texts[first:end])
 
     @classmethod
     def join(cls, chunks: Sequence[Scores]) -> Scores:
@@ -79,10 +82,14 @@ class Scores:
             for name in (*PER_ENTRY, *PER_ROW)
         }
         parts["row_splits"] = np.concatenate([[0], *splits]).astype(np.int32)
-        return replace(chunks[-1], **parts)
+        texts = tuple(text for chunk in chunks for text in chunk.token_texts)
+        return replace(chunks[-1], **parts, token_texts=texts)
 
     def equal_to(self, other: Scores) -> bool:
-        """Whether every array has the same dtype, shape and bits; echo and times do not count."""
+        """Whether every array has the same dtype, shape and bits, and the texts are the same; echo and times do not
+        count.
+        """
         names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)]
         pairs = [(getattr(self, name), getattr(other, name)) for name in names]
-        return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+        arrays = all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+        return arrays and self.token_texts == other.token_texts

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from protos.client import PutPrompt, TeacherClient
 from protos.item import ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import AnyPrompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
 from protos.wire_stats import WireStats
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @functools.cache
-def _shared_loop() -> asyncio.AbstractEventLoop:
+def shared_loop() -> asyncio.AbstractEventLoop:
     """The process's one loop for synchronous clients, on a daemon thread of its own and never closed.
 
     gRPC's poller belongs to the process and outlives a loop: closing one leaves it calling into nothing.
@@ -55,11 +55,11 @@ class SyncTeacherClient:
         """What crossed the wire so far."""
         return self._client.stats
 
-    def put_prompt(self, prompt: Prompt) -> PutPrompt:
+    def put_prompt(self, prompt: AnyPrompt) -> PutPrompt:
         """See TeacherClient.put_prompt."""
         return self.submit_prompt(prompt).result()
 
-    def submit_prompt(self, prompt: Prompt) -> Future[PutPrompt]:
+    def submit_prompt(self, prompt: AnyPrompt) -> Future[PutPrompt]:
         """The same, as a future."""
         return self._submit(self._client.put_prompt(prompt))
 
@@ -93,7 +93,7 @@ class SyncTeacherClient:
         return await self._client.score(put, item)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, _shared_loop())
+        return asyncio.run_coroutine_threadsafe(work, shared_loop())
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return self._submit(work).result()

@@ -17,6 +17,7 @@ from protos.item import Priority
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
+from teacher_server.chat_format import ChatFormat
 from teacher_server.engines.engine import BatchEngine, Job, PreparedPrompt
 from teacher_server.engines.prefix_stats import PrefixStats
 from teacher_server.fair_queue import FairQueue, Turn
@@ -108,6 +109,11 @@ class Batcher:
     def info(self) -> TeacherInfo:
         """See Engine.info."""
         return self._engine.info
+
+    @property
+    def chat(self) -> ChatFormat | None:
+        """See Engine.chat."""
+        return self._engine.chat
 
     @property
     def prefix_stats(self) -> PrefixStats | None:

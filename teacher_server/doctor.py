@@ -20,58 +20,27 @@ from pydantic import Field
 from protos.address import host_of, is_loopback
 from protos.channel import client_options
 from protos.connection import SERVICE
-from protos.credentials import Credentials, read_token
 from protos.info_codec import info_from_proto
 from protos.teacher_info import TeacherInfo
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherStub
+from teacher_server.credential_settings import CredentialSettings
 from teacher_server.line_check import Ailment, Line, check_line
-from teacher_server.settings import Settings
 
 NEEDED = ("tokens", "topk", "candidates", "credits", "cancel")
 """What this version's trainer cannot do without."""
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
-class DoctorConfig(Settings):
+class DoctorConfig(CredentialSettings):
     """Where to look, and as whom."""
 
     address: Annotated[str, tyro.conf.Positional]
     """HOST:PORT of the teacher."""
-    token_file: Path | None = None
-    """File that holds the token alone; without it VGS_TOKEN of the environment, if set."""
-    ca_file: Path | None = None
-    """PEM of the authorities to trust. Naming one means TLS."""
-    certificate_file: Path | None = None
-    """PEM of your certificate, for mutual TLS."""
-    key_file: Path | None = None
-    """PEM of its key."""
-    server_name: str = ""
-    """Name that the server's certificate bears, if not the host's."""
-    tls: bool = False
-    """Speak TLS, and trust the system's authorities."""
     student: Path | None = None
     """Folder of a student, whose tokenizer is compared."""
-    plaintext_token: bool = False
-    """Send the token without TLS even over a network; for one that is yours alone."""
     timeout_s: float = Field(default=5.0, gt=0)
     """For each step."""
-
-    def credentials(self) -> Credentials:
-        """As the client takes them; raises ValueError or OSError where a file is wrong."""
-        for name in ("token_file", "ca_file", "certificate_file", "key_file"):
-            path: Path | None = getattr(self, name)
-            if path is not None and not path.is_file():
-                raise ValueError(f"{name} {path} is not a file")
-        return Credentials(
-            read_token(self.token_file),
-            self.tls,
-            self.ca_file,
-            self.certificate_file,
-            self.key_file,
-            self.server_name,
-            self.plaintext_token,
-        )
 
 
 def examine(config: DoctorConfig, say: Callable[[str], None] = print) -> bool:

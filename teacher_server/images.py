@@ -18,6 +18,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 8 * MIB
 # It warns of every odd entry, and a file may have thousands: what can't be used is told by an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+GREY = (128, 128, 128)
 MAX_EXPANSION = 100
 """Bytes that decoding may take for each byte that came."""
 FREE_BYTES = 128 * MIB
@@ -48,6 +49,11 @@ def decode_images(images: Sequence[bytes], limits: Limits) -> list[Image.Image]:
         _decode(_open(data, field, limits), field)
         for data, field in zip(images, fields, strict=True)
     ]
+
+
+def grey(image: Image.Image) -> Image.Image:
+    """A uniform grey picture of the same size: what a text context shows where it must show something."""
+    return Image.new("RGB", image.size, GREY)
 
 
 def _check_together(pixels: int, decoder_bytes: int, came_bytes: int, limits: Limits) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -64,6 +65,14 @@ class Place:
         for gauge, amount in self._gauges:
             gauge.dec(amount)
         self._wait.observe(time.monotonic() - self._since_s)
+
+
+@dataclass
+class Served:
+    """What an item came to."""
+
+    tokens: int = 0
+    """Scored."""
 
 
 class Metrics:
@@ -240,16 +249,17 @@ class Metrics:
         self._tokens.labels(self.label(client)).inc(tokens)
 
     @contextlib.contextmanager
-    def item(self, client: str, priority: Priority, tokens: int) -> Iterator[None]:
+    def item(self, client: str, priority: Priority) -> Iterator[Served]:
         """An item from its receipt to its answer, which is what the context is left with."""
         self.item_received(client)
         started_s = time.monotonic()
+        served = Served()
         try:
-            yield
+            yield served
         except BaseException as error:
             self.item_answered(client, code_of(error))
             raise
-        self.item_answered(client, "OK", tokens)
+        self.item_answered(client, "OK", served.tokens)
         self._item_seconds.labels(priority).observe(time.monotonic() - started_s)
 
     @contextlib.contextmanager

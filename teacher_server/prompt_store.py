@@ -7,8 +7,9 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from protos.codec import prompt_from_proto, unsupported_prompt_part
 from protos.errors import DuplicateId, ErrorDetail, LimitExceeded
+from protos.prompt import Prompt
+from protos.request_codec import prompt_from_proto, unsupported_prompt_part
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.client import Client
 from teacher_server.core import TeacherCore
@@ -74,7 +75,8 @@ class PromptStore:
                 ErrorDetail("prompt_id", str(len(self._prompts) + 1), limit, RETRY_AFTER_MS),
             )
         prompt = prompt_from_proto(message)
-        self._warn_of_processor(prompt.processor_fingerprint)
+        if isinstance(prompt, Prompt):
+            self._warn_of_processor(prompt.processor_fingerprint)
         held = HeldPrompt(content, asyncio.create_task(self._core.prepare(prompt)))
         self._prompts[message.prompt_id] = held
         try:

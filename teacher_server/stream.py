@@ -10,12 +10,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from protos.codec import (
-    error_to_proto,
-    item_from_proto,
-    scores_to_protos,
-    unsupported_request_part,
-)
+from protos.error_codec import error_to_proto
 from protos.errors import (
     Cancelled,
     DuplicateId,
@@ -28,6 +23,8 @@ from protos.errors import (
     Unavailable,
 )
 from protos.item import ScoreItem
+from protos.request_codec import item_from_proto, unsupported_request_part
+from protos.scores_codec import scores_to_protos
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.client import Client
 from teacher_server.core import TeacherCore
@@ -190,7 +187,7 @@ class Stream:
     # ------------------------------------------------------------------------------------ items
 
     def _start_item(self, message: pb.ScoreRequest) -> None:
-        cost = _tokens(message)
+        cost = _cost(message, self._core.info.limits.max_response_tokens)
         self._spent += cost
         try:
             self._refuse_when_draining()
@@ -280,11 +277,12 @@ class Stream:
         self._send(pb.ServerMessage(error=error_to_proto(error, request_id=request_id)))
 
 
-def _tokens(message: pb.ScoreRequest) -> int:
-    """What a request spends: its response tokens, or for a text their upper bound, its bytes."""
-    if message.HasField("response_text"):
-        return max(1, len(message.response_text.encode()))
-    return max(1, len(message.response_ids.data) // 4)
+def _cost(message: pb.ScoreRequest, max_response_tokens: int) -> int:
+    """What a request spends (see protos.item.ScoreItem.cost), before it is decoded."""
+    if message.HasField("response_ids"):
+        return max(1, len(message.response_ids.data) // 4)
+    text = message.response_text or message.response_turns
+    return max(1, min(len(text.encode()), max_response_tokens))
 
 
 def _as_teacher_error(error: Exception) -> TeacherError:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from protos.arrays import Ids
+from protos.arrays import Ids, Mask
 from protos.errors import ErrorDetail, InvalidItem, LimitExceeded, PreconditionFailed, Unimplemented
 from protos.item import Candidates, ScoreItem
 from protos.prompt import Prompt
@@ -54,17 +54,25 @@ def check_prompt(prompt: Prompt, info: TeacherInfo) -> None:
         )
     others = set(special.forbidden_in_response) - {special.image_placeholder}
     _refuse("mm_ids", prompt.mm_ids, others, "is written by the teacher itself, from the media")
+    same = np.array_equal(prompt.mm_ids, prompt.text_ids)
+    if not images and not same:
+        raise InvalidItem(
+            "a prompt without images has one context; send text_ids equal to mm_ids",
+            ErrorDetail(field="text_ids"),
+        )
+    if prompt.text_context == "grey":
+        if not same:
+            raise InvalidItem(
+                "grey images stand where the images do; send text_ids equal to mm_ids",
+                ErrorDetail(field="text_ids"),
+            )
+        return
     _refuse(
         "text_ids",
         prompt.text_ids,
         special.forbidden_in_response,
         "has no place in a prompt without images",
     )
-    if not images and not np.array_equal(prompt.mm_ids, prompt.text_ids):
-        raise InvalidItem(
-            "a prompt without images has one context; send text_ids equal to mm_ids",
-            ErrorDetail(field="text_ids"),
-        )
 
 
 def check_expanded_length(mm_length: int, text_length: int, info: TeacherInfo) -> None:
@@ -101,13 +109,49 @@ def check_item(item: ScoreItem, mm_length: int, text_length: int, info: TeacherI
             "truncated, shorten the response or the image",
             ErrorDetail("response_ids", str(total), str(info.context_length)),
         )
+    if item.response_mask is not None:
+        _check_mask(item.response_mask, tokens)
+    if item.mode == "topk":
+        _check_support(item, info)
+    elif item.k or item.candidates is not None:
+        raise InvalidItem(
+            f"mode {item.mode} has no support; send k 0 and no candidates, or ask for the mode topk",
+            ErrorDetail("mode", item.mode, "topk"),
+        )
+
+
+def check_text(item: ScoreItem) -> None:
+    """A response given as text comes without what counts its tokens."""
+    for field, value in (("response_mask", item.response_mask), ("candidate_ids", item.candidates)):
+        if value is not None:
+            raise InvalidItem(
+                f"{field} counts tokens, and the response is a text that only the teacher can count; send response_ids",
+                ErrorDetail(field),
+            )
+
+
+def _check_mask(mask: Mask, tokens: int) -> None:
+    if len(mask) != tokens:
+        raise InvalidItem(
+            f"response_mask has {len(mask)} entries for {tokens} tokens; send one for each",
+            ErrorDetail("response_mask", str(len(mask)), str(tokens)),
+        )
+    if not mask.any():
+        raise InvalidItem(
+            "response_mask is 0 throughout; mark at least one token",
+            ErrorDetail("response_mask", "0 tokens", ">= 1 token"),
+        )
+
+
+def _check_support(item: ScoreItem, info: TeacherInfo) -> None:
+    limits = info.limits
     if not 1 <= item.k <= limits.max_k:
         raise InvalidItem(
             f"k is {item.k}, allowed are 1 to {limits.max_k}",
             ErrorDetail("k", str(item.k), str(limits.max_k)),
         )
     if item.candidates is not None:
-        _check_candidates(item.candidates, tokens, info)
+        _check_candidates(item.candidates, len(item.response_ids), info)
 
 
 def _check_candidates(candidates: Candidates, tokens: int, info: TeacherInfo) -> None:

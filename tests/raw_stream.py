@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from protos.codec import scores_from_proto
 from protos.scores import Scores
+from protos.scores_codec import scores_from_proto
 from protos.v1 import teacher_pb2 as pb
 
 METHOD = "/" + pb.DESCRIPTOR.services_by_name["Teacher"].full_name + "/Score"

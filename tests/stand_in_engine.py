@@ -12,6 +12,7 @@ from protos.arrays import Ids
 from protos.prompt import Prompt
 from protos.scores import PER_ENTRY, PER_ROW, Scores
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
+from teacher_server.chat_format import ChatFormat
 from teacher_server.engines.engine import Job, PreparedPrompt
 
 IMAGE, VIDEO = 5, 6
@@ -37,6 +38,7 @@ class StandInEngine:
 
     def __init__(self, limits: Limits, held: bool = False) -> None:
         self.info = replace(INFO, limits=limits)
+        self.chat: ChatFormat | None = None
         self.waiting: set[Job] = set()
         """Jobs that are held."""
         self._held = held
@@ -65,7 +67,7 @@ class StandInEngine:
                 await self._go.wait()
             finally:
                 self.waiting.discard(job)
-        return scores_of(job.item.response_ids)
+        return scores_of(job.item.scored_ids)
 
     def let_go(self) -> None:
         """From another thread: all that wait now are scored, those that come later are held again."""

@@ -18,6 +18,7 @@ from protos.errors import TeacherError
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
+from teacher_server.chat_format import ChatFormat
 from teacher_server.engines.engine import Job, PreparedPrompt
 
 VOCAB_SIZE = 151_936
@@ -50,6 +51,7 @@ class SimulatedEngine:
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.info = _info(teacher_id, limits)
+        self.chat: ChatFormat | None = None
         self.served: Counter[str] = Counter()
         """Response tokens, by client."""
         self._device = device

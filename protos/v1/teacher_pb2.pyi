@@ -229,11 +229,12 @@ class DropPrompt(_message.Message):
     def __init__(self, prompt_id: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "prompt_id", "response_ids", "response_text", "candidate_splits", "candidate_ids", "k", "mode", "dtype", "deadline_ms", "priority", "response_mask", "first_row", "end_row", "vocab_size")
+    __slots__ = ("request_id", "prompt_id", "response_ids", "response_text", "response_turns", "candidate_splits", "candidate_ids", "k", "mode", "dtype", "deadline_ms", "priority", "response_mask", "first_row", "end_row", "vocab_size", "token_texts")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_IDS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TEXT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TURNS_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_SPLITS_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_IDS_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -245,10 +246,12 @@ class ScoreRequest(_message.Message):
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     END_ROW_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TEXTS_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     prompt_id: int
     response_ids: Array
     response_text: str
+    response_turns: str
     candidate_splits: Array
     candidate_ids: Array
     k: int
@@ -260,7 +263,8 @@ class ScoreRequest(_message.Message):
     first_row: int
     end_row: int
     vocab_size: int
-    def __init__(self, request_id: _Optional[int] = ..., prompt_id: _Optional[int] = ..., response_ids: _Optional[_Union[Array, _Mapping]] = ..., response_text: _Optional[str] = ..., candidate_splits: _Optional[_Union[Array, _Mapping]] = ..., candidate_ids: _Optional[_Union[Array, _Mapping]] = ..., k: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., dtype: _Optional[_Union[DType, str]] = ..., deadline_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., response_mask: _Optional[_Union[Array, _Mapping]] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., vocab_size: _Optional[int] = ...) -> None: ...
+    token_texts: bool
+    def __init__(self, request_id: _Optional[int] = ..., prompt_id: _Optional[int] = ..., response_ids: _Optional[_Union[Array, _Mapping]] = ..., response_text: _Optional[str] = ..., response_turns: _Optional[str] = ..., candidate_splits: _Optional[_Union[Array, _Mapping]] = ..., candidate_ids: _Optional[_Union[Array, _Mapping]] = ..., k: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., dtype: _Optional[_Union[DType, str]] = ..., deadline_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., response_mask: _Optional[_Union[Array, _Mapping]] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., vocab_size: _Optional[int] = ..., token_texts: _Optional[bool] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("request_id",)
@@ -293,7 +297,7 @@ class PromptAck(_message.Message):
     def __init__(self, prompt_id: _Optional[int] = ..., mm_length: _Optional[int] = ..., text_length: _Optional[int] = ...) -> None: ...
 
 class Scores(_message.Message):
-    __slots__ = ("request_id", "teacher_id", "first_row", "total_rows", "last", "row_splits", "support_ids", "mm_logprobs", "text_logprobs", "mm_tail", "text_tail", "tail_mask", "vds", "sampled_mm_logprobs", "sampled_text_logprobs", "response_ids", "echo", "queue_s", "engine_s")
+    __slots__ = ("request_id", "teacher_id", "first_row", "total_rows", "last", "row_splits", "support_ids", "mm_logprobs", "text_logprobs", "mm_tail", "text_tail", "tail_mask", "vds", "sampled_mm_logprobs", "sampled_text_logprobs", "response_ids", "echo", "queue_s", "engine_s", "token_texts")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TEACHER_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
@@ -313,6 +317,7 @@ class Scores(_message.Message):
     ECHO_FIELD_NUMBER: _ClassVar[int]
     QUEUE_S_FIELD_NUMBER: _ClassVar[int]
     ENGINE_S_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_TEXTS_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     teacher_id: str
     first_row: int
@@ -332,7 +337,8 @@ class Scores(_message.Message):
     echo: bytes
     queue_s: float
     engine_s: float
-    def __init__(self, request_id: _Optional[int] = ..., teacher_id: _Optional[str] = ..., first_row: _Optional[int] = ..., total_rows: _Optional[int] = ..., last: _Optional[bool] = ..., row_splits: _Optional[_Union[Array, _Mapping]] = ..., support_ids: _Optional[_Union[Array, _Mapping]] = ..., mm_logprobs: _Optional[_Union[Array, _Mapping]] = ..., text_logprobs: _Optional[_Union[Array, _Mapping]] = ..., mm_tail: _Optional[_Union[Array, _Mapping]] = ..., text_tail: _Optional[_Union[Array, _Mapping]] = ..., tail_mask: _Optional[_Union[Array, _Mapping]] = ..., vds: _Optional[_Union[Array, _Mapping]] = ..., sampled_mm_logprobs: _Optional[_Union[Array, _Mapping]] = ..., sampled_text_logprobs: _Optional[_Union[Array, _Mapping]] = ..., response_ids: _Optional[_Union[Array, _Mapping]] = ..., echo: _Optional[bytes] = ..., queue_s: _Optional[float] = ..., engine_s: _Optional[float] = ...) -> None: ...
+    token_texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[int] = ..., teacher_id: _Optional[str] = ..., first_row: _Optional[int] = ..., total_rows: _Optional[int] = ..., last: _Optional[bool] = ..., row_splits: _Optional[_Union[Array, _Mapping]] = ..., support_ids: _Optional[_Union[Array, _Mapping]] = ..., mm_logprobs: _Optional[_Union[Array, _Mapping]] = ..., text_logprobs: _Optional[_Union[Array, _Mapping]] = ..., mm_tail: _Optional[_Union[Array, _Mapping]] = ..., text_tail: _Optional[_Union[Array, _Mapping]] = ..., tail_mask: _Optional[_Union[Array, _Mapping]] = ..., vds: _Optional[_Union[Array, _Mapping]] = ..., sampled_mm_logprobs: _Optional[_Union[Array, _Mapping]] = ..., sampled_text_logprobs: _Optional[_Union[Array, _Mapping]] = ..., response_ids: _Optional[_Union[Array, _Mapping]] = ..., echo: _Optional[bytes] = ..., queue_s: _Optional[float] = ..., engine_s: _Optional[float] = ..., token_texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ItemError(_message.Message):
     __slots__ = ("request_id", "prompt_id", "code", "message", "field", "value", "limit", "retry_after_ms", "error_id")

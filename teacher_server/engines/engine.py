@@ -13,6 +13,7 @@ from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import TeacherInfo
+from teacher_server.chat_format import ChatFormat
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class PreparedPrompt:
     """The engine's own."""
     memory_bytes: int
     """What keeping it costs."""
+    messages: str = ""
+    """Of a prompt that came as messages, to go on from; empty for one of ids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +64,15 @@ class Engine(Protocol):
         """Identity and limits."""
         ...
 
+    @property
+    def chat(self) -> ChatFormat | None:
+        """How messages and texts become ids; None: clients send ids alone."""
+        ...
+
     async def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
-        """Expand and preprocess. `images` are decoded, in the order of their placeholders."""
+        """Expand and preprocess. `images` are decoded, in the order of their placeholders. Where the text context is
+        "grey", its images are the same with `teacher_server.images.grey`.
+        """
         ...
 
     async def score(self, job: Job) -> Scores:
@@ -84,6 +94,11 @@ class BatchEngine(Protocol):
     info: TeacherInfo
     max_batch_tokens: int
     max_batch_jobs: int | None
+
+    @property
+    def chat(self) -> ChatFormat | None:
+        """See Engine.chat."""
+        ...
 
     def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:
         """See Engine.prepare."""

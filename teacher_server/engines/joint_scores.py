@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protos.item import Candidates, ScoreItem
+from protos.item import Candidates, Mode, ScoreItem
 from protos.scores import Scores
 from teacher_server.engines.row_scores import Head, NotFinite, score_rows
 
@@ -34,13 +34,23 @@ def score_items(
         chunk_rows: rows whose [R, V] exist at a time.
 
     """
-    alike: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
+    states = [_scored(item, contexts) for item, contexts in zip(items, states, strict=True)]
+    items = [item.without_mask() for item in items]
+    alike: defaultdict[tuple[Mode, int, int, int], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
-        alike[item.k, item.vocab_size, len(states[i])].append(i)
+        alike[item.mode, item.k, item.vocab_size, len(states[i])].append(i)
     answers: dict[int, Scores | NotFinite] = {}
     for members in alike.values():
         answers |= _score_alike(members, items, states, head, chunk_rows)
     return [answers[i] for i in range(len(items))]
+
+
+def _scored(item: ScoreItem, contexts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """States of the tokens that are scored."""
+    if item.response_mask is None:
+        return contexts
+    rows = torch.from_numpy(np.flatnonzero(item.response_mask))
+    return [states[rows.to(states.device)] for states in contexts]
 
 
 def _score_alike(
@@ -68,7 +78,7 @@ def _score_alike(
 
 
 def _join(items: Sequence[ScoreItem]) -> ScoreItem:
-    """One item with the rows of all; k and vocab_size must be the same."""
+    """One item with the rows of all; mode, k and vocab_size must be the same, and nothing masked."""
     candidates = None
     if any(item.candidates is not None for item in items):
         counts = [

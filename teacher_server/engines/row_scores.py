@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protos.item import ScoreItem
+from protos.item import Mode, ScoreItem
 from protos.scores import Scores
 
 Head = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def score_rows(
         mm_hidden: [T, D], the state before each response token, with the images.
         text_hidden: the same without them; None where the prompt has no image: text equals mm.
         head: the output projection, in float32.
-        item: response, candidates and k.
+        item: response, mode, candidates and k; nothing of it is masked.
         chunk_rows: rows whose [R, V] exist at a time.
 
     Raises:
@@ -50,7 +50,9 @@ def score_rows(
     chunks: list[Scores] = []
     for first in range(0, len(response), chunk_rows):
         rows = slice(first, min(first + chunk_rows, len(response)))
-        wanted = _Wanted(item.k, item.vocab_size, response[rows], _candidates(item, rows, device))
+        wanted = _Wanted(
+            item.mode, item.k, item.vocab_size, response[rows], _candidates(item, rows, device)
+        )
         mm_logits = head(mm_hidden[rows])
         text_logits = None if text_hidden is None else head(text_hidden[rows])
         for block in _blocks(mm_logits):
@@ -62,7 +64,8 @@ def score_rows(
                     raise NotFinite(
                         f"logits of rows {rows.start} to {rows.stop - 1} are not finite"
                     )
-            chunks.append(_score_block(mm_logprobs, text_logprobs, wanted.of(block)))
+            score = _score_block if item.mode == "topk" else _score_block_without_support
+            chunks.append(score(mm_logprobs, text_logprobs, wanted.of(block)))
     return Scores.join(chunks)
 
 
@@ -113,6 +116,7 @@ def _largest(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class _Wanted:
     """What is asked of R rows."""
 
+    mode: Mode
     k: int
     vocab_size: int
     """Ids at or above it stay out of the support, but for the sampled one; 0: V."""
@@ -127,7 +131,7 @@ class _Wanted:
 
 def _candidates(item: ScoreItem, rows: slice, device: torch.device) -> Tensor:
     """i64 [R, C], padded with -1."""
-    if item.candidates is None:
+    if item.candidates is None or item.mode != "topk":
         return torch.empty(rows.stop - rows.start, 0, dtype=torch.long, device=device)
     splits = item.candidates.splits[rows.start : rows.stop + 1].astype(np.int64)
     counts = np.diff(splits)
@@ -193,6 +197,36 @@ def _score_block(mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wan
         vds=vds.cpu().numpy(),
         sampled_mm_logprobs=mm[1],
         sampled_text_logprobs=text[1],
+        response_ids=wanted.response.int().cpu().numpy(),
+    )
+
+
+def _score_block_without_support(
+    mm_logprobs: Tensor, text_logprobs: Tensor | None, wanted: _Wanted
+) -> Scores:
+    rows = len(mm_logprobs)
+    sampled = wanted.response[:, None]
+    mm = mm_logprobs.gather(1, sampled)[:, 0].cpu().numpy()
+    if wanted.mode == "sampled_only":
+        vds = np.full(rows, np.nan, dtype=np.float32)  # not asked for is not zero
+    elif text_logprobs is None:
+        vds = np.zeros(rows, dtype=np.float32)
+    else:
+        vds = visual_dependency(mm_logprobs, text_logprobs).cpu().numpy()
+    nothing = np.empty(0, dtype=np.float32)
+    return Scores(
+        row_splits=np.zeros(rows + 1, dtype=np.int32),
+        support_ids=np.empty(0, dtype=np.int32),
+        mm_logprobs=nothing,
+        text_logprobs=nothing,
+        mm_tail=np.zeros(rows, dtype=np.float32),
+        text_tail=np.zeros(rows, dtype=np.float32),
+        tail_mask=np.zeros(rows, dtype=np.bool_),
+        vds=vds,
+        sampled_mm_logprobs=mm,
+        sampled_text_logprobs=mm
+        if text_logprobs is None
+        else text_logprobs.gather(1, sampled)[:, 0].cpu().numpy(),
         response_ids=wanted.response.int().cpu().numpy(),
     )
 

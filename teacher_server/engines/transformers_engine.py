@@ -19,6 +19,7 @@ from protos.expansion import ExpandedImage, expand_image
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import Limits
+from teacher_server.chat_format import ChatFormat
 from teacher_server.config import TransformersEngineConfig
 from teacher_server.engines.context import Context, build_context
 from teacher_server.engines.engine import Job, PreparedPrompt
@@ -28,6 +29,7 @@ from teacher_server.engines.joint_scores import score_items
 from teacher_server.engines.output_head import OutputHead
 from teacher_server.engines.prefix_cache import PrefixCache
 from teacher_server.engines.row_scores import NotFinite
+from teacher_server.images import grey
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class TransformersEngine:
         )
         self._model.to(device).eval().requires_grad_(False)
         self._processor: Any = AutoProcessor.from_pretrained(model, revision=config.revision)
+        self.chat = ChatFormat(self._processor)
         self._head = OutputHead(self._model)
         self._body = self._model.model
         self._forward = Forward(self._body, device, self._model.dtype, pad_id=0)
@@ -106,7 +109,9 @@ class TransformersEngine:
         expanded = [self._expand(i, image) for i, image in enumerate(images)]
         contexts = [build_context(prompt.mm_ids, placeholder, expanded, self._body)]
         if images:
-            contexts.append(build_context(prompt.text_ids, placeholder, (), self._body))
+            shown = [grey(image) for image in images] if prompt.text_context == "grey" else []
+            in_text = [self._expand(i, image) for i, image in enumerate(shown)]
+            contexts.append(build_context(prompt.text_ids, placeholder, in_text, self._body))
         return PreparedPrompt(
             digest=prompt.digest,
             mm_length=contexts[0].length,

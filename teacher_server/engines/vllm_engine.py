@@ -24,6 +24,7 @@ from protos.errors import ErrorDetail, InternalFault, Unavailable
 from protos.prompt import Prompt
 from protos.scores import Scores
 from protos.teacher_info import Limits, TeacherInfo
+from teacher_server.chat_format import ChatFormat
 from teacher_server.config import VllmEngineConfig
 from teacher_server.engines.engine import Job, PreparedPrompt
 from teacher_server.engines.identity import describe_teacher
@@ -66,6 +67,7 @@ class VllmEngine:
         metrics: Metrics | None = None,
     ) -> None:
         self.info = info
+        self.chat = ChatFormat(processor)
         self.prefix_stats = PrefixStats()
         self._llm = llm
         self._config = config

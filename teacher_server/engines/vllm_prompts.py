@@ -25,6 +25,7 @@ from protos.errors import ErrorDetail, InternalFault, InvalidItem
 from protos.expansion import ExpandedImage, expand_image, splice
 from protos.fingerprint import image_digest
 from protos.prompt import Prompt
+from teacher_server.images import grey
 
 SIZES_REMEMBERED = 4096
 
@@ -36,6 +37,8 @@ class VllmPrompt:
     mm: MultiModalInput | None
     """None where there is no image: the text context is the only one."""
     text_ids: list[int]
+    grey: MultiModalInput | None = None
+    """The text context where it shows grey images; `text_ids` are its expanded ids."""
 
     @property
     def mm_ids(self) -> list[int]:
@@ -45,8 +48,13 @@ class VllmPrompt:
     @property
     def memory_bytes(self) -> int:
         """Of the ids and the processed images."""
-        tensors = [] if self.mm is None else json_iter_leaves(self.mm["mm_kwargs"].get_data())
-        images = sum(leaf.nbytes for leaf in tensors if isinstance(leaf, torch.Tensor))
+        images = sum(
+            leaf.nbytes
+            for shown in (self.mm, self.grey)
+            if shown is not None
+            for leaf in json_iter_leaves(shown["mm_kwargs"].get_data())
+            if isinstance(leaf, torch.Tensor)
+        )
         return images + 8 * (len(self.mm_ids) + len(self.text_ids))
 
 
@@ -66,9 +74,19 @@ class PromptRenderer:
         text_ids = prompt.text_ids.tolist()
         if not images:
             return VllmPrompt(None, text_ids)
-        expected = self._expected(prompt.mm_ids, images)
         # The identity under which vLLM keeps an image is of the bytes that came, never a client's word.
         identities = [image_digest(data).hex() for data in prompt.images]
+        mm = self._processed(prompt, images, identities)
+        if prompt.text_context == "drop":
+            return VllmPrompt(mm, text_ids)
+        same = [f"grey {image.width} x {image.height}" for image in images]
+        shown = self._processed(prompt, [grey(image) for image in images], same)
+        return VllmPrompt(mm, shown["prompt_token_ids"], shown)
+
+    def _processed(
+        self, prompt: Prompt, images: Sequence[Image.Image], identities: list[str]
+    ) -> MultiModalInput:
+        expected = self._expected(prompt.mm_ids, images)
         rendered = self._vllm_processor(
             prompt.mm_ids.tolist(),
             mm_items=self._vllm_processor.info.parse_mm_data({"image": list(images)}),
@@ -81,7 +99,7 @@ class PromptRenderer:
                 f"{len(expected)}; they must be the same",
                 ErrorDetail("mm_ids", str(len(got)), str(len(expected))),
             )
-        return VllmPrompt(rendered, text_ids)
+        return rendered
 
     def _expected(self, ids: Ids, images: Sequence[Image.Image]) -> Ids:
         assert self._placeholder is not None, (
@@ -110,18 +128,19 @@ def with_response(prompt: VllmPrompt, context: str, response_ids: Ids, cache: An
     `cache` is vLLM's record of the images that the engine holds (None: it keeps none): those are not sent again.
     """
     shown = response_ids[:-1].tolist()
-    if context == "text" or prompt.mm is None:
+    rendered = prompt.grey if context == "text" else prompt.mm
+    if rendered is None:
         return tokens_input(prompt.text_ids + shown)
-    items = list(prompt.mm["mm_kwargs"]["image"])
-    hashes = prompt.mm["mm_hashes"]
+    items = list(rendered["mm_kwargs"]["image"])
+    hashes = rendered["mm_hashes"]
     if cache is not None:
         items = [
             cache.get_and_update_item((item, []), identity)[0]
             for item, identity in zip(items, hashes["image"], strict=True)
         ]
     return mm_input(
-        prompt_token_ids=prompt.mm["prompt_token_ids"] + shown,
+        prompt_token_ids=rendered["prompt_token_ids"] + shown,
         mm_kwargs=MultiModalKwargsItems({"image": items}),
         mm_hashes=hashes,
-        mm_placeholders=prompt.mm["mm_placeholders"],
+        mm_placeholders=rendered["mm_placeholders"],
     )

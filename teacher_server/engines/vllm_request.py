@@ -41,9 +41,12 @@ class HalfRequest:
         if self.item is not None:
             values |= {
                 "response_ids": as_ids(self.item.response_ids).tobytes(),
+                "mode": self.item.mode,
                 "k": self.item.k,
                 "vocab_size": self.item.vocab_size,
             }
+            if self.item.response_mask is not None:
+                values["response_mask"] = self.item.response_mask.tobytes()
             if self.item.candidates is not None:
                 values |= {
                     "candidate_splits": as_ids(self.item.candidates.splits).tobytes(),
@@ -62,8 +65,11 @@ class HalfRequest:
                     splits=np.frombuffer(values["candidate_splits"], "<i4"),
                     ids=np.frombuffer(values["candidate_ids"], "<i4"),
                 )
+            mask = values.get("response_mask")
             item = ScoreItem(
                 response_ids=np.frombuffer(values["response_ids"], "<i4"),
+                response_mask=None if mask is None else np.frombuffer(mask, np.bool_),
+                mode=values["mode"],
                 k=values["k"],
                 candidates=candidates,
                 vocab_size=values["vocab_size"],

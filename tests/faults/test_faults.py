@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from protos.client import TeacherClient
-from protos.codec import prompt_to_proto
+from protos.request_codec import prompt_to_proto
 from protos.v1 import teacher_pb2 as pb
 from protos.v1.teacher_pb2_grpc import TeacherStub
 from tests.faults.proxy import Proxy

@@ -9,20 +9,18 @@ from itertools import pairwise
 from google.protobuf.message import DecodeError
 
 from protos.arrays import as_ids
-from protos.codec import (
-    error_from_proto,
-    error_to_proto,
+from protos.error_codec import error_from_proto, error_to_proto
+from protos.errors import CODES, InternalFault, TeacherError, Unimplemented
+from protos.item import ScoreItem
+from protos.prompt import AnyPrompt, Prompt
+from protos.request_codec import (
     item_from_proto,
     prompt_from_proto,
-    scores_from_proto,
-    scores_to_protos,
     unsupported_prompt_part,
     unsupported_request_part,
 )
-from protos.errors import CODES, InternalFault, TeacherError, Unimplemented
-from protos.item import ScoreItem
-from protos.prompt import Prompt
 from protos.scores import Scores
+from protos.scores_codec import scores_from_proto, scores_to_protos
 from protos.teacher_info import Limits, TeacherInfo
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.core import TeacherCore
@@ -85,9 +83,10 @@ class Admission:
             raise Unimplemented(word)
         prompt = prompt_from_proto(message)
         prepared = self._prepared(prompt)
+        assert isinstance(prompt, Prompt), "an engine without a chat template takes no messages"
         check_admitted_prompt(prompt, prepared, self._core.info)
 
-    def _prepared(self, prompt: Prompt) -> PreparedPrompt:
+    def _prepared(self, prompt: AnyPrompt) -> PreparedPrompt:
         return self._loop.run_until_complete(self._core.prepare(prompt))
 
     def _score(self, message: pb.ScoreRequest) -> None:
@@ -137,8 +136,10 @@ def check_admitted_prompt(prompt: Prompt, prepared: PreparedPrompt, info: Teache
     assert all(0 <= i < info.vocab_size for i in mm_ids + text_ids)
     assert mm_ids.count(special.image_placeholder) == len(prompt.images) <= info.limits.max_images
     assert special.video_placeholder not in mm_ids
-    assert not {special.image_placeholder, special.video_placeholder} & set(text_ids)
-    assert prompt.images or mm_ids == text_ids
+    if prompt.images and prompt.text_context == "drop":
+        assert not {special.image_placeholder, special.video_placeholder} & set(text_ids)
+    else:
+        assert mm_ids == text_ids
     assert prompt.tokenizer_fingerprint in ("", info.tokenizer_fingerprint)
     assert all(0 < len(image) <= info.limits.max_image_bytes for image in prompt.images)
 
@@ -150,9 +151,12 @@ def check_admitted_item(item: ScoreItem, prompt: PreparedPrompt, info: TeacherIn
     assert len(response) + max(prompt.mm_length, prompt.text_length) <= info.context_length
     assert all(0 <= i < info.vocab_size for i in response)
     assert not set(response) & set(info.special_ids.forbidden_in_response)
-    assert 1 <= item.k <= limits.max_k
+    assert item.response_mask is None or item.response_mask.shape == (len(response),)
+    assert item.response_mask is None or item.response_mask.any()
+    assert 1 <= item.k <= limits.max_k or (item.mode != "topk" and item.k == 0)
     if item.candidates is None:
         return
+    assert item.mode == "topk"
     splits, ids = item.candidates.splits.tolist(), item.candidates.ids.tolist()
     assert len(splits) == len(response) + 1
     assert (splits[0], splits[-1]) == (0, len(ids))

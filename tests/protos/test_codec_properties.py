@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protos import codec
+from protos import array_codec, error_codec, request_codec, scores_codec
 from protos.errors import CODES, ErrorDetail, InternalFault, TeacherError, error_from_code
 from protos.info_codec import info_from_proto, info_to_proto
 from protos.item import Candidates, ScoreItem
@@ -95,11 +95,11 @@ def items(draw: st.DrawFn) -> ScoreItem:
 def test_a_good_prompt_is_admitted_and_reads_as_it_was_written(
     admit: Admission, prompt: Prompt, prompt_id: int
 ) -> None:
-    message = codec.prompt_to_proto(prompt, prompt_id)
+    message = request_codec.prompt_to_proto(prompt, prompt_id)
     assert admit(pb.ClientMessage(put_prompt=message).SerializeToString()) == OK
-    again = codec.prompt_from_proto(over_the_wire(message))
+    again = request_codec.prompt_from_proto(over_the_wire(message))
     assert again.digest == prompt.digest
-    assert codec.prompt_to_proto(again, prompt_id) == message
+    assert request_codec.prompt_to_proto(again, prompt_id) == message
 
 
 @settings(deadline=None)
@@ -107,10 +107,10 @@ def test_a_good_prompt_is_admitted_and_reads_as_it_was_written(
 def test_a_good_item_is_admitted_and_reads_as_it_was_written(
     admit: Admission, item: ScoreItem, request_id: int, prompt_id: int
 ) -> None:
-    message = codec.item_to_proto(item, request_id, prompt_id)
+    message = request_codec.item_to_proto(item, request_id, prompt_id)
     assert admit(pb.ClientMessage(score=message).SerializeToString()) == OK
-    again = codec.item_from_proto(over_the_wire(message))
-    assert codec.item_to_proto(again, request_id, prompt_id) == message
+    again = request_codec.item_from_proto(over_the_wire(message))
+    assert request_codec.item_to_proto(again, request_id, prompt_id) == message
     assert again.priority == item.priority
 
 
@@ -142,13 +142,16 @@ def scores(draw: st.DrawFn) -> Scores:
 @given(whole=scores(), request_id=U64, max_rows=st.integers(1, 15))
 def test_scores_come_through_in_any_chunks(whole: Scores, request_id: int, max_rows: int) -> None:
     messages = [
-        over_the_wire(m) for m in codec.scores_to_protos(whole, request_id, "f32", max_rows)
+        over_the_wire(m) for m in scores_codec.scores_to_protos(whole, request_id, "f32", max_rows)
     ]
-    joined = Scores.join([codec.scores_from_proto(message) for message in messages])
+    joined = Scores.join([scores_codec.scores_from_proto(message) for message in messages])
     assert joined.equal_to(whole)
-    assert list(codec.scores_to_protos(joined, request_id, "f32", max_rows)) == messages
+    assert list(scores_codec.scores_to_protos(joined, request_id, "f32", max_rows)) == messages
     halves = Scores.join(
-        [codec.scores_from_proto(m) for m in codec.scores_to_protos(whole, 1, "f16", max_rows)]
+        [
+            scores_codec.scores_from_proto(m)
+            for m in scores_codec.scores_to_protos(whole, 1, "f16", max_rows)
+        ]
     )
     for name in ("mm_logprobs", "text_logprobs"):
         exact = getattr(whole, name)
@@ -209,9 +212,9 @@ def test_errors_come_through(
     kind: type[TeacherError], text: str, detail: ErrorDetail, item_id: int, of_prompt: bool
 ) -> None:
     which = {"prompt_id" if of_prompt else "request_id": item_id}
-    message = over_the_wire(codec.error_to_proto(kind(text, detail), **which))
+    message = over_the_wire(error_codec.error_to_proto(kind(text, detail), **which))
     assert {message.WhichOneof("item"): getattr(message, message.WhichOneof("item"))} == which
-    error = codec.error_from_proto(message)
+    error = error_codec.error_from_proto(message)
     assert type(error) is kind
     assert (error.message, error.detail) == (text, detail)
 
@@ -371,7 +374,7 @@ def test_damaged_messages_are_admitted_or_refused_by_name(admit: Admission, data
 
 def server_messages() -> st.SearchStrategy[bytes]:
     def chunk(whole: Scores) -> bytes:
-        (message,) = codec.scores_to_protos(whole, 1, "f32", 100)
+        (message,) = scores_codec.scores_to_protos(whole, 1, "f32", 100)
         return pb.ServerMessage(scores=message).SerializeToString()
 
     error = pb.ItemError(request_id=1, code=3, message="no", field="k")
@@ -386,9 +389,9 @@ def test_damaged_answers_are_read_or_refused_by_name(data: bytes) -> None:
         message = pb.ServerMessage.FromString(data)
     except DecodeError:
         return
-    assert isinstance(codec.error_from_proto(message.error), TeacherError)
+    assert isinstance(error_codec.error_from_proto(message.error), TeacherError)
     try:
-        chunk = codec.scores_from_proto(message.scores)
+        chunk = scores_codec.scores_from_proto(message.scores)
     except TeacherError:
         return
     check_chunk(chunk)
@@ -412,9 +415,9 @@ def test_splits_of_scores_rise_or_are_refused(splits: list[int]) -> None:
     message = pb.Scores(row_splits=ids_message(splits))
     for name, array in parts.items():
         wire = pb.I32 if name.endswith("_ids") else pb.U8 if name == "tail_mask" else pb.F32
-        getattr(message, name).CopyFrom(codec.array_to_proto(array, wire))
+        getattr(message, name).CopyFrom(array_codec.array_to_proto(array, wire))
     try:
-        check_chunk(codec.scores_from_proto(message))
+        check_chunk(scores_codec.scores_from_proto(message))
     except TeacherError:
         assert splits[0] != 0 or splits[-1] != entries or splits != sorted(splits)
 

@@ -2,7 +2,7 @@ import grpc
 import pytest
 
 from protos import errors
-from protos.codec import error_from_proto, error_to_proto
+from protos.error_codec import error_from_proto, error_to_proto
 from protos.errors import CODES, ErrorDetail, InternalFault, TeacherError, error_from_code
 from protos.v1 import teacher_pb2 as pb
 

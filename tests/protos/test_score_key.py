@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from protos.item import Candidates, ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import ChatPrompt, Prompt
 from protos.score_key import score_key
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
 
@@ -38,13 +38,13 @@ ITEM = ScoreItem(ids(4, 5, 6), k=8, candidates=Candidates.from_rows([[1], [2, 3]
 
 def test_the_documented_bytes_of_a_key() -> None:
     parts = [
-        *(b"vgs.score.1", b"drop", b"topk"),
+        *(b"vgs.score.2", b"drop", b"topk"),
         *(b"weights", b"tokens", b"pixels"),
         *(struct.pack("<q", 1000), b"bfloat16", struct.pack("<q", 0), b""),
         *(PROMPT.digest, b"tokens"),
-        struct.pack("<iii", 4, 5, 6),
+        *(b"ids", struct.pack("<iii", 4, 5, 6), b""),
         *(struct.pack("<iiii", 0, 1, 3, 3), struct.pack("<iii", 1, 2, 3)),
-        *(struct.pack("<q", 8), b"f32", struct.pack("<q", 0)),
+        *(struct.pack("<q", 8), b"f32", struct.pack("<q", 0), struct.pack("<q", 0)),
     ]
     written = b"".join(struct.pack("<Q", len(part)) + part for part in parts)
     assert score_key(INFO, PROMPT, ITEM) == hashlib.sha256(written).digest()
@@ -61,12 +61,14 @@ def test_the_form_of_the_arrays_does_not_count() -> None:
     [
         (
             ScoreItem,
-            "response_ids k candidates dtype vocab_size | deadline_s priority",
+            "response_ids k candidates dtype vocab_size mode response_mask response_text response_turns token_texts | "
+            "deadline_s priority",
         ),
         (
             Prompt,
-            "mm_ids text_ids images tokenizer_fingerprint | processor_fingerprint expected_responses",
+            "mm_ids text_ids images tokenizer_fingerprint text_context | processor_fingerprint expected_responses",
         ),
+        (ChatPrompt, "messages images text_context | expected_responses"),
         (
             TeacherInfo,
             "model_fingerprint tokenizer_fingerprint processor_fingerprint vocab_size dtype engine deterministic | "
@@ -105,6 +107,7 @@ def test_what_the_teacher_is_changes_the_key(change: dict[str, Any]) -> None:
         {"images": (b"image", b"image")},
         {"images": ()},
         {"tokenizer_fingerprint": ""},
+        {"text_context": "grey"},
     ],
     ids=str,
 )
@@ -124,6 +127,11 @@ def test_what_the_prompt_is_changes_the_key(change: dict[str, Any]) -> None:
         {"candidates": Candidates.from_rows([[], [], []])},
         {"candidates": Candidates.from_rows([[1], [2, 4], []])},
         {"candidates": Candidates.from_rows([[1, 2], [3], []])},
+        {"mode": "vds_only"},
+        {"response_mask": np.array([True, False, True])},
+        {"response_text": "456"},
+        {"response_turns": "456"},
+        {"token_texts": True},
     ],
     ids=str,
 )
@@ -131,10 +139,19 @@ def test_what_is_asked_changes_the_key(change: dict[str, Any]) -> None:
     assert score_key(INFO, PROMPT, replace(ITEM, **change)) != score_key(INFO, PROMPT, ITEM)
 
 
-@pytest.mark.parametrize("domain", ["DOMAIN", "TEXT_MODE", "MODE"])
-def test_text_mode_and_mode_are_in_the_key(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"messages": "[ ]"}, {"images": ()}, {"images": (b"other",)}, {"text_context": "grey"}],
+    ids=str,
+)
+def test_what_the_messages_are_changes_the_key(change: dict[str, Any]) -> None:
+    prompt = ChatPrompt("[]", (b"image",))
+    assert score_key(INFO, replace(prompt, **change), ITEM) != score_key(INFO, prompt, ITEM)
+
+
+def test_the_domain_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = score_key(INFO, PROMPT, ITEM)
-    monkeypatch.setattr(f"protos.score_key.{domain}", "other")
+    monkeypatch.setattr("protos.score_key.DOMAIN", "other")
     assert score_key(INFO, PROMPT, ITEM) != before
 
 

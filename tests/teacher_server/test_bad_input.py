@@ -294,22 +294,15 @@ async def test_a_phones_jpeg_with_a_second_frame_is_a_picture(bench: Bench):
 
 
 UNIMPLEMENTED = {
-    "vds_only": lambda m: setattr(m, "mode", pb.MODE_VDS_ONLY),
-    "sampled_only": lambda m: setattr(m, "mode", pb.MODE_SAMPLED_ONLY),
     "hidden_states": lambda m: setattr(m, "mode", pb.MODE_HIDDEN_STATES),
-    "chat": lambda m: setattr(m, "response_text", "a temple"),
-    "response_mask": lambda m: m.response_mask.CopyFrom(
-        pb.Array(data=b"\x01", dtype=pb.U8, shape=[1])
-    ),
     "row_range": lambda m: setattr(m, "end_row", 1),
     "priority 9": lambda m: setattr(m, "priority", 9),
 }
 UNIMPLEMENTED_PROMPTS = {
-    "chat": lambda m: m.chat.SetInParent(),
     "video": lambda m: m.media.add().video.SetInParent(),
     "media_bounds": lambda m: m.media_bounds.SetInParent(),
-    "grey_context": lambda m: setattr(m, "text_context", pb.TEXT_CONTEXT_GREY),
-}  # fmt: skip
+    "text_context 7": lambda m: setattr(m, "text_context", 7),
+}
 
 
 @pytest.mark.parametrize("word", UNIMPLEMENTED)
@@ -327,9 +320,8 @@ async def test_reserved_parts_of_a_request_are_named(word: str, bench: Bench):
 @pytest.mark.parametrize("word", UNIMPLEMENTED_PROMPTS)
 async def test_reserved_parts_of_a_prompt_are_named(word: str, bench: Bench):
     message = pb.PutPrompt(prompt_id=5)
-    if word != "chat":
-        message.tokens.mm_ids.CopyFrom(ids_message([40]))
-        message.tokens.text_ids.CopyFrom(ids_message([40]))
+    message.tokens.mm_ids.CopyFrom(ids_message([40]))
+    message.tokens.text_ids.CopyFrom(ids_message([40]))
     UNIMPLEMENTED_PROMPTS[word](message)
     async with RawStream(bench.teacher.address) as raw:
         answer = await raw.ask(pb.ClientMessage(put_prompt=message))

@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 )
 
 from protos.arrays import as_ids
-from protos.codec import prompt_to_proto
 from protos.fingerprint import echo
 from protos.prompt import Prompt
+from protos.request_codec import prompt_to_proto
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.config import ServeConfig
 from teacher_server.serve import running_server
@@ -74,10 +74,10 @@ BAD_PROMPTS = {
         "INVALID_ARGUMENT",
     ),
     "other-tokenizer": (bad_prompt(tokenizer_fingerprint="ff"), "FAILED_PRECONDITION"),
-    "grey": (bad_prompt(text_context=pb.TEXT_CONTEXT_GREY), "UNIMPLEMENTED"),
+    "other-context": (bad_prompt(text_context=7), "UNIMPLEMENTED"),
     "too-large": (bad_prompt(processor_fingerprint="p" * ITEM_BYTES), "RESOURCE_EXHAUSTED"),
 }
-AT_ONCE = {"grey", "too-large"}
+AT_ONCE = {"other-context", "too-large"}
 """Refused before anyone looks whether the id is taken."""
 
 
@@ -99,7 +99,7 @@ BAD_ITEMS = {
     "too-long": BadItem({"response_ids": ids_message([40] * (LONGEST + 1))}, "INVALID_ARGUMENT"),
     "bad-splits": BadItem({"candidate_splits": ids_message([1])}, "INVALID_ARGUMENT", True),
     "no-dtype": BadItem({"dtype": pb.DTYPE_UNSPECIFIED}, "INVALID_ARGUMENT", True),
-    "mode": BadItem({"mode": pb.MODE_VDS_ONLY}, "UNIMPLEMENTED", True),
+    "mode": BadItem({"mode": pb.MODE_HIDDEN_STATES}, "UNIMPLEMENTED", True),
     "too-large": BadItem(
         {"candidate_ids": ids_message([1] * (ITEM_BYTES // 3))}, "RESOURCE_EXHAUSTED", True
     ),
