@@ -61,7 +61,8 @@ def parse_messages(text: str, field: str) -> list[ChatMessage]:
     try:
         messages = _MESSAGES.validate_json(text)
     except ValidationError as error:
-        wrong = error.errors()[0]
+        # Of a union's members the one that came furthest is what was meant.
+        wrong = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
         place = field + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in wrong["loc"])
         raise InvalidItem(
             f'{place}: {wrong["msg"]}; send a JSON list of {{"role": "system" | "user" | "assistant", "content": text '

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from protos.teacher_info import TeacherInfo
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,15 @@ class Client:
     """Response tokens under way; None: the server's `max_client_tokens`."""
     max_bytes: int | None = None
     """Bytes of prompts kept and items under way; None: the server's `max_client_bytes`."""
+
+    def info(self, info: TeacherInfo) -> TeacherInfo:
+        """Who the teacher is, with the client's own quotas among the limits."""
+        limits = replace(
+            info.limits,
+            max_client_tokens=self.max_tokens or info.limits.max_client_tokens,
+            max_client_bytes=self.max_bytes or info.limits.max_client_bytes,
+        )
+        return replace(info, limits=limits)
 
 
 ANONYMOUS = Client("")

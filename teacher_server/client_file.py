@@ -131,23 +131,31 @@ class ClientFile:
         """Raises ValueError or OSError where the file can't be read now."""
         self._path = path
         self._away = False
-        self._stamp = self._stamp_now()
+        self._stamp = stamp_of(path)
         self._entries = _read(path)
 
     def refresh(self) -> bool:
         """Read the file again if it changed; whether it did."""
-        stamp = self._stamp_now()
-        if stamp is None and not self._away:
-            log.error("clients_file_away path=%s kept=%d", self._path, len(self))
-        self._away = stamp is None
-        if stamp is None or stamp == self._stamp:
-            return False
-        self._stamp = stamp
+        stamp = self._stamp
         try:
-            self._entries = _read(self._path)
-        except (OSError, ValueError) as error:
+            stamp = stamp_of(self._path)
+            changed = stamp != self._stamp
+            entries = _read(self._path) if changed else self._entries
+        except OSError as error:
+            # An editor may be about to put a new one in its place: asked again.
+            if not self._away:
+                log.error("clients_file_away path=%s kept=%d %s", self._path, len(self), error)
+            self._away = True
+            return False
+        except ValueError as error:
+            # As long as it is the same, saying so once is enough.
+            self._stamp = stamp
             log.error("clients_file_refused path=%s kept=%d %s", self._path, len(self), error)
             return False
+        self._away = False
+        if not changed:
+            return False
+        self._stamp, self._entries = stamp, entries
         log.info("clients_file_read path=%s clients=%d", self._path, len(self))
         return True
 
@@ -176,13 +184,6 @@ class ClientFile:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _stamp_now(self) -> tuple[int, ...] | None:
-        """None while the file is away: an editor may be about to put the new one in its place."""
-        try:
-            return stamp_of(self._path)
-        except OSError:
-            return None
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

@@ -47,9 +47,11 @@ class ServerConfig(Settings):
     clients_file: Path | None = None
     """Who may use the teacher, with weights and quotas (teacher_server/client_file.py). Read again when it changes."""
     http_host: str = "127.0.0.1"
-    """Address of the HTTP port."""
+    """Address of the HTTP port; it is guarded as `host` is, and anything but loopback speaks TLS if there is any."""
     http_port: int | None = Field(default=8080, ge=0, le=65535)
-    """Port of health, metrics and the HTTP face; 0 picks a free one, None: no HTTP."""
+    """Port of health, metrics, scoring over HTTP and the explorer page; 0 picks a free one, None: no HTTP."""
+    examples_file: Path | None = None
+    """JSONL with image, question and answer: what the explorer page offers to look at."""
     reflection: bool = True
     """Tell the schema to tools such as grpcurl."""
     insecure: bool = False
@@ -62,9 +64,14 @@ class ServerConfig(Settings):
     @model_validator(mode="after")
     def _loopback_or_guarded(self) -> ServerConfig:
         guarded = self.tls is not None or self.clients_file is not None
-        if not (self.insecure or guarded or is_loopback(self.host)):
+        hosts = [("host", self.host)]
+        if self.http_port is not None:
+            hosts.append(("http_host", self.http_host))
+        for name, host in hosts:
+            if self.insecure or guarded or is_loopback(host):
+                continue
             raise ValueError(
-                f"host {self.host!r} is reachable by others, and there is neither TLS nor a token: bind 127.0.0.1, "
+                f"{name} {host!r} is reachable by others, and there is neither TLS nor a token: bind 127.0.0.1, "
                 "name --server.clients-file or --server.tls files, or say --server.insecure if the network is yours "
                 "alone"
             )

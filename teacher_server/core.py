@@ -66,7 +66,7 @@ class TeacherCore:
             if isinstance(prompt, Prompt):
                 return await self._prepare(prompt)
             check_image_count(len(prompt.images), self.info)
-            rendered = await self._in_chat(ChatFormat.prompt, prompt)
+            rendered = await self._in_chat(lambda chat: chat.prompt(prompt))
             prepared = await self._prepare(rendered)
             size = prepared.memory_bytes + len(prompt.messages.encode())
             return replace(
@@ -129,7 +129,8 @@ class TeacherCore:
         """The item with its response as ids, and for turns with a mask."""
         check_text(item)
         if item.response_text is not None:
-            ids = await self._in_chat(ChatFormat.response, item.response_text)
+            text = item.response_text
+            ids = await self._in_chat(lambda chat: chat.response(text))
             return replace(item, response_ids=ids, response_text=None)
         if not prompt.messages:
             raise PreconditionFailed(
@@ -137,21 +138,22 @@ class TeacherCore:
                 "response_ids with a response_mask",
                 ErrorDetail("response_turns"),
             )
-        ids, mask = await self._in_chat(ChatFormat.turns, prompt.messages, item.response_turns)
+        turns = item.response_turns or ""
+        ids, mask = await self._in_chat(lambda chat: chat.turns(prompt.messages, turns))
         return replace(item, response_ids=ids, response_mask=mask, response_turns=None)
 
     async def _texts(self, item: ScoreItem) -> tuple[str, ...]:
         """Of the tokens that are scored, decoded in their place among the others."""
-        texts = await self._in_chat(ChatFormat.texts, item.response_ids)
+        texts = await self._in_chat(lambda chat: chat.texts(item.response_ids))
         if item.response_mask is None:
             return texts
         return tuple(text for text, scored in zip(texts, item.response_mask, strict=True) if scored)
 
     async def lone_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself; raises Unimplemented for an engine without a tokenizer."""
-        return await self._in_chat(ChatFormat.lone_texts, ids)
+        return await self._in_chat(lambda chat: chat.lone_texts(ids))
 
-    async def _in_chat(self, work: Callable[..., T], *arguments: object) -> T:
+    async def _in_chat(self, work: Callable[[ChatFormat], T]) -> T:
         """Text is handled on a thread of its own: rendering and tokenising take milliseconds."""
         chat = self._engine.chat
         if chat is None:
@@ -160,7 +162,7 @@ class TeacherCore:
                 ErrorDetail("capabilities", "chat"),
             )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._on_text, work, chat, *arguments)
+        return await loop.run_in_executor(self._on_text, work, chat)
 
     async def died(self) -> None:
         """See Engine.died."""

@@ -25,7 +25,9 @@ from teacher_server.config import ServeConfig, ServerConfig, VllmEngineConfig
 from teacher_server.core import TeacherCore
 from teacher_server.doorkeeper import Doorkeeper
 from teacher_server.engines.engine import BatchEngine, Engine
-from teacher_server.gateway import NotReady, make_app, running_gateway
+from teacher_server.gateway.app import NotReady, make_app
+from teacher_server.gateway.examples import read_examples
+from teacher_server.gateway.http_server import running_gateway
 from teacher_server.metrics import Metrics
 from teacher_server.servicer import Servicer
 from teacher_server.transport import server_credentials
@@ -93,8 +95,7 @@ async def running_server(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(core.close)
         if config.server.http_port is not None:
-            app = make_app(core, core.metrics, state.not_ready)
-            http = running_gateway(app, config.server.http_host, config.server.http_port)
+            http = _gateway(config.server, core, state, doorkeeper)
             log.info("http address=%s", await stack.enter_async_context(http))
         await server.start()
         await state.serve(True)
@@ -114,13 +115,30 @@ async def running_server(
             await server.stop(1.0)
 
 
+def _gateway(
+    config: ServerConfig, core: TeacherCore, state: _State, doorkeeper: Doorkeeper
+) -> contextlib.AbstractAsyncContextManager[str]:
+    assert config.http_port is not None, "asked for"
+    near = is_loopback(config.http_host)
+    app = make_app(
+        core,
+        core.metrics,
+        state.not_ready,
+        doorkeeper,
+        examples=read_examples(config.examples_file) if config.examples_file else (),
+        open_metrics=near or config.clients_file is None,
+    )
+    tls = None if near else config.tls
+    return running_gateway(app, config.http_host, config.http_port, tls)
+
+
 def _doorkeeper(config: ServerConfig) -> Doorkeeper:
     if config.clients_file is None:
         return Doorkeeper()
-    if config.tls is None and not is_loopback(config.host):
-        log.warning(
-            "plaintext host=%s: tokens cross the network readable; give it TLS", config.host
-        )
+    http_host = None if config.http_port is None else config.http_host
+    for host in {config.host, http_host} - {None}:
+        if config.tls is None and not is_loopback(host):
+            log.warning("plaintext host=%s: tokens cross the network readable; give it TLS", host)
     return Doorkeeper(ClientFile(config.clients_file))
 
 
@@ -201,6 +219,8 @@ async def _serve(config: ServeConfig) -> None:
         ClientFile(config.server.clients_file)
     if config.server.tls is not None:
         server_credentials(config.server.tls)
+    if config.server.examples_file is not None:
+        read_examples(config.server.examples_file)
     metrics = Metrics()
     engine = await start_engine(config, metrics)
     info = engine.info

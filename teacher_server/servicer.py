@@ -7,7 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 import grpc.aio
@@ -61,13 +61,7 @@ class Servicer(TeacherServicer):
             log.warning("caller_refused peer=%s code=%s", context.peer(), code_of(error))
             await _abort(context, error)
             raise
-        info, limits = self._core.info, self._core.info.limits
-        own = replace(
-            limits,
-            max_client_tokens=client.max_tokens or limits.max_client_tokens,
-            max_client_bytes=client.max_bytes or limits.max_client_bytes,
-        )
-        return info_to_proto(replace(info, limits=own))
+        return info_to_proto(client.info(self._core.info))
 
     async def Score(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
@@ -15,7 +14,6 @@ from protos.errors import (
     Cancelled,
     DuplicateId,
     ErrorDetail,
-    InternalFault,
     InvalidItem,
     LimitExceeded,
     PreconditionFailed,
@@ -28,6 +26,7 @@ from protos.scores_codec import scores_to_protos
 from protos.v1 import teacher_pb2 as pb
 from teacher_server.client import Client
 from teacher_server.core import TeacherCore
+from teacher_server.fault import as_teacher_error
 from teacher_server.metrics import code_of
 from teacher_server.prompt_store import HeldPrompt, PromptStore
 from teacher_server.validation import check_item_bytes, refuse_unsupported
@@ -174,7 +173,7 @@ class Stream:
         try:
             prepared = await self._prompts.prepared(prompt_id, held)
         except Exception as error:
-            self._send_prompt_error(prompt_id, _as_teacher_error(error))
+            self._send_prompt_error(prompt_id, as_teacher_error(error))
             return
         ack = pb.PromptAck(
             prompt_id=prompt_id, mm_length=prepared.mm_length, text_length=prepared.text_length
@@ -228,7 +227,7 @@ class Stream:
             for chunk in await self._score(message, held):
                 self._send(pb.ServerMessage(scores=chunk))
         except Exception as error:
-            error = _as_teacher_error(error)
+            error = as_teacher_error(error)
             log.debug(
                 "item_refused stream=%s request=%d code=%s %s",
                 *(self.name, message.request_id, code_of(error), error.message),
@@ -244,7 +243,7 @@ class Stream:
                     ErrorDetail("prompt_id", str(message.prompt_id)),
                 )
         except Exception as error:
-            self._core.metrics.item_refused(self.client.key, _as_teacher_error(error))
+            self._core.metrics.item_refused(self.client.key, as_teacher_error(error))
             raise
         scores = await self._core.score(held.ready, item, self.client)
         return list(
@@ -283,14 +282,3 @@ def _cost(message: pb.ScoreRequest, max_response_tokens: int) -> int:
         return max(1, len(message.response_ids.data) // 4)
     text = message.response_text or message.response_turns
     return max(1, min(len(text.encode()), max_response_tokens))
-
-
-def _as_teacher_error(error: Exception) -> TeacherError:
-    if isinstance(error, TeacherError):
-        return error
-    error_id = uuid.uuid4().hex[:12]
-    log.error("item_failed error_id=%s", error_id, exc_info=error)
-    return InternalFault(
-        f"the teacher failed on this item; error id {error_id} stands in its log",
-        ErrorDetail(error_id=error_id),
-    )

@@ -42,6 +42,38 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
     )
 
 
+def server_context(tls: TlsConfig) -> ssl.SSLContext:
+    """The same for HTTP; raises OSError or ValueError where the files can't be used now."""
+    stamp = _stamp(tls)
+    first = _context(tls)
+
+    def renew(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """At every handshake, before a certificate is chosen."""
+        nonlocal stamp, current
+        try:
+            now = _stamp(tls)
+            if now != stamp:
+                stamp, current = now, _context(tls)
+                log.info("certificate_renewed file=%s", tls.certificate_file)
+        except (OSError, ValueError) as error:
+            log.error("certificate_refused kept=previous %s", error)
+        connection.context = current
+
+    current = first
+    first.sni_callback = renew
+    return first
+
+
+def _context(tls: TlsConfig) -> ssl.SSLContext:
+    _check(tls)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: "")
+    if tls.client_ca_file is not None:
+        context.load_verify_locations(tls.client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 def certificate_names(auth_context: Mapping[str, Iterable[bytes]]) -> list[str]:
     """Names that a client's verified certificate bears; none without mutual TLS."""
     if list(auth_context.get("transport_security_type", ())) != [b"ssl"]:

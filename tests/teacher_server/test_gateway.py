@@ -20,9 +20,10 @@ from protos.errors import (
 )
 from protos.item import ScoreItem
 from teacher_server.client import Client
-from teacher_server.gateway import NotReady, make_app, running_gateway
+from teacher_server.gateway.app import NotReady, make_app
+from teacher_server.gateway.http_server import running_gateway
+from teacher_server.gateway.problem import HTTP_STATUS
 from teacher_server.metrics import Metrics
-from teacher_server.problem import HTTP_STATUS
 from tests.reference import Reference
 from tests.tiny_core import Scrape, tiny_core
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import http
-import logging
 import math
-import uuid
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from protos.errors import CODES, TeacherError
-
-log = logging.getLogger(__name__)
+from protos.errors import CODES, TeacherError, Unauthenticated
+from teacher_server.fault import as_teacher_error
 
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 422,
@@ -48,11 +46,13 @@ class Problem(BaseModel):
     field: str = ""
     value: str = ""
     limit: str = ""
+    retry_after_ms: int = 0
+    """Ask again then; 0: asking the same again is no use."""
     error_id: str = ""
     """Stands in the server's log."""
 
 
-def problem(status: int, detail: str, **more: str) -> Problem:
+def problem(status: int, detail: str, **more: Any) -> Problem:
     """A problem with the title of its status."""
     title = TITLES.get(status) or http.HTTPStatus(status).phrase
     return Problem(title=title, status=status, detail=detail, **more)
@@ -64,23 +64,34 @@ def answer(found: Problem, headers: dict[str, str] | None = None) -> Response:
     return Response(body, found.status, headers, media_type="application/problem+json")
 
 
-def answer_to(error: TeacherError) -> Response:
-    """The response that stands for `error`."""
+def problem_of(error: TeacherError) -> Problem:
+    """What stands for `error`."""
     code, detail = CODES[type(error)].name, error.detail
-    status, headers = HTTP_STATUS[code], {}
-    if detail.retry_after_ms:
-        headers["Retry-After"] = str(math.ceil(detail.retry_after_ms / 1000))
-    elif code == "RESOURCE_EXHAUSTED":
+    status = HTTP_STATUS[code]
+    if code == "RESOURCE_EXHAUSTED" and not detail.retry_after_ms:
         status = 413
-    found = problem(
+    return problem(
         status,
         error.message,
         code=code,
         field=detail.field,
         value=detail.value,
         limit=detail.limit,
+        retry_after_ms=detail.retry_after_ms,
         error_id=detail.error_id,
     )
+
+
+def answer_to(error: TeacherError) -> Response:
+    """The response that stands for `error`."""
+    headers: dict[str, str] = {}
+    if error.detail.retry_after_ms:
+        headers["Retry-After"] = str(math.ceil(error.detail.retry_after_ms / 1000))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    found = problem_of(error)
+    if found.status in (413, 504):
+        headers["Connection"] = "close"  # the rest of the body is not waited for
     return answer(found, headers)
 
 
@@ -106,7 +117,4 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
-        error_id = uuid.uuid4().hex[:12]
-        log.error("request_failed error_id=%s path=%s", error_id, request.url.path, exc_info=error)
-        found = problem(500, f"internal error {error_id}", code="INTERNAL", error_id=error_id)
-        return answer(found)
+        return answer_to(as_teacher_error(error))

@@ -1,0 +1,1 @@
+"""The HTTP face: health, metrics, scoring and the explorer page."""

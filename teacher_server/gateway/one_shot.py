@@ -1,0 +1,57 @@
+"""A prompt and the one answer to it, as HTTP sends them: held as long as they are scored, under the client's quotas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from protos.item import ScoreItem
+from protos.prompt import AnyPrompt
+from protos.scores import Scores
+from teacher_server.client import Client
+from teacher_server.core import TeacherCore
+from teacher_server.engines.engine import PreparedPrompt
+
+
+class Holding:
+    """Bytes that one request holds for its client, in the core's ledger; given back when the context is left."""
+
+    def __init__(self, core: TeacherCore, client: Client) -> None:
+        self._ledger = core.ledger
+        self._client = client
+        self._held = 0
+
+    def __enter__(self) -> Holding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.set(0)
+
+    @property
+    def held_bytes(self) -> int:
+        """At present."""
+        return self._held
+
+    def set(self, size: int) -> None:
+        """So many bytes from now on; raises LimitExceeded where there is no room for more."""
+        self._ledger.keep(self._client, size - self._held)
+        self._held = size
+
+
+async def score_once(
+    core: TeacherCore, client: Client, prompt: AnyPrompt, item: ScoreItem
+) -> tuple[PreparedPrompt, Scores]:
+    """Prepare, score, forget. Raises a TeacherError."""
+    with Holding(core, client) as holding:
+        holding.set(sum(map(len, prompt.images)))
+        prepared = await core.prepare(prompt)
+        holding.set(prepared.memory_bytes)
+        ready: asyncio.Future[PreparedPrompt] = asyncio.get_running_loop().create_future()
+        ready.set_result(prepared)
+        return prepared, await core.score(ready, item, client)
+
+
+async def texts_of(core: TeacherCore, ids: Sequence[int]) -> dict[int, str]:
+    """The text of each id by itself."""
+    distinct = sorted(set(ids))
+    return dict(zip(distinct, await core.lone_texts(distinct), strict=True))
