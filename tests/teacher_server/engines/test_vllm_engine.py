@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import io
+import json
 import os
 import random
 import re
@@ -25,16 +27,17 @@ pytestmark = [
 import psutil
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 
 from protos.client import PutPrompt, TeacherClient
 from protos.errors import InternalFault, InvalidItem, Unavailable
 from protos.item import Candidates, ScoreItem
-from protos.prompt import Prompt
+from protos.prompt import ChatPrompt, Prompt
 from protos.scores import Scores
 from teacher_server.config import ServeConfig
 from teacher_server.engines.vllm_engine import VllmEngine
 from teacher_server.serve import running_server, start_engine
-from tests.pictures import noise
+from tests.pictures import encode, noise
 from tests.reference import Reference
 from tests.tiny_models import make_qwen2_5_vl
 
@@ -140,6 +143,48 @@ async def test_support_is_the_union_within_the_students_vocabulary(
         expected |= set(mm[t].topk(3).indices.tolist()) | set(text[t].topk(3).indices.tolist())
         got = scores.support_ids[scores.row_splits[t] : scores.row_splits[t + 1]]
         assert got.tolist() == sorted(expected)
+
+
+async def test_parts_of_scores_and_masks(server: Served, photographs) -> None:
+    """In one step with others that ask for everything."""
+    prompt = server.reference.prompt(QUESTION, photographs[:1])
+    response = random_response(11, 12)
+    mask = np.arange(12) % 3 > 0
+    async with server.client() as teacher:
+        put = await teacher.put_prompt(prompt)
+        items = [
+            ScoreItem(response, k=4),
+            ScoreItem(response, mode="vds_only"),
+            ScoreItem(response, mode="sampled_only"),
+            ScoreItem(response, mode="vds_only", response_mask=mask),
+        ]
+        whole, vds, sampled, masked = await asyncio.gather(*(teacher.score(put, i) for i in items))
+    server.check([whole], [(QUESTION, photographs[:1], response)])
+    assert np.isnan(sampled.vds).all()
+    assert not len(vds.support_ids)
+    np.testing.assert_allclose(vds.vds, whole.vds, atol=1e-4)
+    np.testing.assert_allclose(masked.vds, whole.vds[mask], atol=1e-4)
+    for part in (vds, sampled):
+        for name in ("sampled_mm_logprobs", "sampled_text_logprobs"):
+            np.testing.assert_allclose(getattr(part, name), getattr(whole, name), atol=1e-4)
+
+
+async def test_a_grey_context_and_a_response_as_text(server: Served, photographs) -> None:
+    answer = "a temple under the sky"
+    response = server.reference.ids(answer)
+    parts = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    messages = json.dumps([{"role": "user", "content": parts}])
+    async with server.client() as teacher:
+        put = await teacher.put_prompt(ChatPrompt(messages, photographs[:1], "grey"))
+        scores = await teacher.score(put, ScoreItem(response_text=answer, k=4, token_texts=True))
+    size = Image.open(io.BytesIO(photographs[0])).size
+    blank = encode(np.full((1, 1, 3), 128, np.uint8), "PNG", size)
+    mm = server.reference.logprobs(QUESTION, photographs[:1], response)
+    text = server.reference.logprobs(QUESTION, (blank,), response)
+    vds = (mm.exp() * (mm - text)).sum(-1).clamp_min(0)
+    np.testing.assert_allclose(scores.vds, vds, atol=1e-4)
+    assert "".join(scores.token_texts) == answer
+    assert put.mm_length == put.text_length
 
 
 async def test_a_whole_vocabulary_has_no_tail(server: Served, photographs) -> None:
