@@ -51,6 +51,8 @@ class ReplicaSet:
         """Of the replicas that agree; known once connected."""
         self.replicas: list[Replica] = []
         self._addresses = list(addresses)
+        self._found: dict[str, list[str]] = {}
+        """What each of them was last resolved to."""
         self._settings = settings
         self._stats = stats
         self._connect_timeout_s = connect_timeout_s
@@ -178,9 +180,16 @@ class ReplicaSet:
 
     async def _resolve(self) -> None:
         wanted: dict[str, ConnectionSettings] = {}
+        failure: Unavailable | None = None
         for address in self._addresses:
-            found = await _lookup(address) if address.startswith(DNS) else [address]
+            try:
+                self._found[address] = await _lookup(address)
+            except Unavailable as error:  # one name's failure is not the others', nor the teacher's
+                failure = error
+            found = self._found.get(address, [])
             wanted |= dict.fromkeys(found, self._settings_for(address))
+        if failure is not None and not wanted:
+            raise failure
         known = {replica.address for replica in self.replicas}
         for address, settings in wanted.items():
             if address not in known:
@@ -219,13 +228,14 @@ class ReplicaSet:
     async def _resolve_again(self) -> None:
         while True:
             await asyncio.sleep(RESOLVE_EVERY_S)
-            # What was known stays: a name server's failure is not the teacher's.
             with contextlib.suppress(Unavailable):
                 await self._resolve()
 
 
 async def _lookup(address: str) -> list[str]:
-    """Every address that a name has, in a stable order."""
+    """Every address that a name has, in a stable order; an address is its own."""
+    if not address.startswith(DNS):
+        return [address]
     host, _, port = address.removeprefix(DNS).rpartition(":")
     loop = asyncio.get_running_loop()
     try:

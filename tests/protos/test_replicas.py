@@ -14,7 +14,7 @@ from protos.agreement import difference
 from protos.arrays import as_ids
 from protos.backoff import Backoff
 from protos.client import MAX_LOSSES, TeacherClient
-from protos.errors import InternalFault, LimitExceeded, PreconditionFailed
+from protos.errors import InternalFault, LimitExceeded, PreconditionFailed, Unavailable
 from protos.item import ScoreItem
 from protos.prompt import Prompt
 from protos.replica_set import TeacherAway
@@ -82,6 +82,14 @@ async def test_a_name_stands_for_all_its_addresses(qwen_server: str):
     async with TeacherClient(f"dns:///localhost:{port}") as teacher:
         assert "up" in teacher.replicas.values()
         assert f"127.0.0.1:{port}" in teacher.replicas
+
+
+async def test_a_name_without_an_address_leaves_the_others_alone(qwen_server: str):
+    async with TeacherClient(["dns:///nobody.invalid:50051", qwen_server]) as teacher:
+        assert teacher.replicas == {qwen_server: "up"}
+    with pytest.raises(Unavailable, match=r"can't resolve dns:///nobody.invalid"):
+        async with TeacherClient("dns:///nobody.invalid:50051", connect_timeout_s=0.5):
+            pass
 
 
 async def test_what_is_under_way_moves_to_the_other(qwen: Path):

@@ -66,6 +66,22 @@ def test_it_names_every_route(document: Any):
     }
 
 
+@pytest.mark.parametrize("mode", ["topk", "vds_only", "sampled_only"])
+@pytest.mark.parametrize("accept", ["application/json", "application/msgpack"])
+def test_scores_are_as_documented(document: Any, mode: str, accept: str):
+    body = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}],
+        "response": "4",
+        "mode": mode,
+    }
+    case = document["/v1/score"]["POST"].Case(
+        body=body, media_type="application/json", headers={"Accept": accept}
+    )
+    response = case.call(timeout=30)
+    assert response.status_code == 200
+    case.validate_response(response, checks=CHECKS)
+
+
 def test_every_answer_is_a_documented_one(document: Any):
     statuses: dict[str, set[int]] = {}
     for found in document.get_all_operations():
@@ -88,6 +104,6 @@ def test_every_answer_is_a_documented_one(document: Any):
                 assert case.body["deadline_s"] < 1
 
         ask()
-    assert {200, 422} <= statuses["/v1/score"], "good ones and bad ones were tried"
+    assert 422 in statuses["/v1/score"], "bad ones were tried"
     assert {200, 401} >= statuses["/v1/score/batch"] >= {200}
-    assert statuses["/v1/teacher"] == {200}
+    assert 200 in statuses["/v1/teacher"]
