@@ -249,12 +249,14 @@ def test_peers_make_no_series():
     metrics = Metrics(["lab"])
     for name in ("", "lab"):
         metrics.stream_opened(name)
-        with metrics.item(name, "train", 1):
+        with metrics.item(name, "train") as served:
+            served.tokens = 1
             metrics.queued(name, "train", 10).leave()
     before = set(Scrape.of(metrics).series)
     for port in range(300):
         peer = f"ipv4:10.0.0.1:{port}"
-        with metrics.item(peer, "train", 2):
+        with metrics.item(peer, "train") as served:
+            served.tokens = 2
             metrics.queued(peer, "train", 10).leave()
         metrics.item_refused(peer, LimitExceeded("too much"))
         metrics.stream_opened("")
@@ -272,8 +274,8 @@ def test_a_client_is_known_from_its_first_stream_on():
     now = Scrape.of(metrics)
     assert now("teacher_streams_open", client="lab") == 1
     assert now("teacher_items_total", client="lab", code="INTERNAL") == 0, "a rate starts from zero"
-    with metrics.item("lab", "train", 5):
-        pass
+    with metrics.item("lab", "train") as served:
+        served.tokens = 5
     metrics.stream_closed("lab", "OK")
     metrics.stream_refused("UNAUTHENTICATED")
     now = Scrape.of(metrics)
