@@ -11,6 +11,8 @@ from protos.fingerprint import chat_digest, image_digest, prompt_digest
 
 TextContext = Literal["drop", "grey"]
 """What stands in the text context where the images were: nothing, or uniform grey pictures of the same sizes."""
+GREY = (128, 128, 128)
+"""RGB of those pictures, on both sides."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,8 @@ class DataConfig(Settings):
     """System turn; None: none."""
     after_images: str = "\n"
     """Stands between the images and the question."""
+    text_context: Literal["drop", "grey"] = "drop"
+    """What both models see where there is to be no picture: nothing, or a uniform grey one of the same size."""
 
 
 class Sampling(Settings):
@@ -125,20 +127,33 @@ class TeacherConfig(Settings):
     """Share of a step's responses that may be lost, to unreadable rows or missing scores; above it the run stops."""
 
 
+ObjectiveName = Literal[
+    "standard", "standard-lp", "vgs", "vgs-lp", "adaptive-vgs", "language-steering"
+]
+
+
 class ObjectiveConfig(Settings):
     """What is minimised; docs/method.md has the equations."""
 
-    name: Literal["standard", "vgs", "vgs-lp"] = "vgs-lp"
+    name: ObjectiveName = "vgs-lp"
     """Row of the table in student_trainer/loss.py."""
     gamma: float = Field(default=2.0, ge=0)
-    """Weight of the visual term."""
+    """Weight of the term that steers: the visual one, or the language one of "language-steering"."""
     lambda_: float = Field(default=0.01, ge=0, alias="lambda")
-    """Weight of language preservation, `lambda` in TOML."""
+    """Weight of preservation, `lambda` in TOML."""
     quantile: float = Field(default=0.7, ge=0, lt=1)
-    """Language is preserved on tokens whose VDS is above this quantile of the optimizer batch."""
-    eta: float | Literal["auto"] = "auto"
-    """Scale of the loss: a number, or "auto" to measure it over the first `eta_steps` and then freeze it. The
-    standard objective has eta 1."""
+    """Language is preserved, and "adaptive-vgs" steers fully, on tokens whose VDS is above this quantile."""
+    low_quantile: float = Field(default=0.4, ge=0, lt=1)
+    """Between this quantile and the other "adaptive-vgs" steers by half, below it not at all."""
+    quantiles: Literal["batch", "running"] = "batch"
+    """Of the optimizer batch's tokens, or averaged over the steps so far."""
+    quantile_decay: float = Field(default=0.9, ge=0, lt=1)
+    """How much of the running quantiles each step keeps."""
+    averaging: Literal["response", "token"] = "response"
+    """Over a response's tokens and then over the responses, or over all tokens alike."""
+    eta: float | Literal["auto", "dynamic"] = "auto"
+    """Scale of the loss: a number; "auto": measured over the first `eta_steps` and then frozen; "dynamic": measured in
+    every step. Objectives that do not steer have eta 1."""
     eta_steps: int = Field(default=5, ge=1)
     """Steps over which "auto" measures."""
     detach_target: bool = True
@@ -148,8 +163,12 @@ class ObjectiveConfig(Settings):
 
     @model_validator(mode="after")
     def _eta_positive(self) -> ObjectiveConfig:
-        if self.eta != "auto" and not self.eta > 0:
-            raise ValueError(f'eta is {self.eta}; give a positive number or "auto"')
+        if isinstance(self.eta, int | float) and not self.eta > 0:
+            raise ValueError(f'eta is {self.eta}; give a positive number, "auto" or "dynamic"')
+        if self.low_quantile > self.quantile:
+            raise ValueError(
+                f"low_quantile {self.low_quantile} is above quantile {self.quantile}; put the lower one first"
+            )
         return self
 
 

@@ -6,7 +6,7 @@ B responses of the global batch, R rows (response tokens) of a microbatch, K buc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,11 @@ from student_trainer.config import BatchConfig, ObjectiveConfig, OptimizerConfig
 from student_trainer.loss import (
     OBJECTIVES,
     Terms,
+    adaptive_level,
     language,
-    language_preservation,
     response_weights,
     standard,
+    token_weights,
     visual,
     visual_target,
     weighted_sum,
@@ -32,6 +33,7 @@ from student_trainer.steering_scale import SteeringScale
 from student_trainer.student import Student
 from student_trainer.support import Support
 from student_trainer.support_head import support_logprobs
+from student_trainer.vds_thresholds import VdsThresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,14 @@ class ScoredRollout:
 
     def __post_init__(self) -> None:
         assert self.scores.rows == len(self.rollout.response_ids), "scores of another response"
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of the whole optimizer batch."""
+
+    responses: int
+    tokens: int
 
 
 class Learner:
@@ -66,6 +76,7 @@ class Learner:
         self._max_grad_norm = optimizer.max_grad_norm
         self._parameters = student.parameters
         self.scale = SteeringScale(objective)
+        self.thresholds = VdsThresholds(objective)
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=optimizer.lr,
@@ -97,84 +108,84 @@ class Learner:
 
     def accumulate(self, batch: Sequence[ScoredRollout]) -> dict[str, float]:
         """Add the gradient of the unscaled objective (eta 1) to the parameters; returns its metrics."""
-        threshold = self._vds_threshold(batch)
+        vds = _vds(batch)
+        thresholds = self.thresholds.update(vds)
+        counts = _Counts(len(batch), len(vds))
         metrics: dict[str, float] = {}
         size = self._batch.microbatch
         self.scale.begin_step(self._parameters)
         for first in range(0, len(batch), size):
             part = batch[first : first + size]
-            sums = self._accumulate_microbatch(part, threshold, len(batch))
+            sums = self._accumulate_microbatch(part, thresholds, counts)
             for name, value in sums.items():
                 metrics[name] = metrics.get(name, 0.0) + value
         self.scale.end_step()
-        vds = _vds(batch)
         metrics |= {
             "vds/mean": float(vds.mean()),
             "vds/max": float(vds.max()),
-            "vds/threshold": float(threshold),
+            "vds/threshold_low": float(thresholds[0]),
+            "vds/threshold": float(thresholds[1]),
         }
         return metrics
 
-    def _vds_threshold(self, batch: Sequence[ScoredRollout]) -> Tensor:
-        """Q_0.7 of VDS over all response tokens of the optimizer batch (Eq. 16)."""
-        vds = _vds(batch)
-        # torch.quantile stops at 16 million entries and interpolates as this does.
-        rank = self._config.quantile * (len(vds) - 1)
-        ordered = vds.double().sort().values
-        low, high = ordered[int(rank)], ordered[min(int(rank) + 1, len(vds) - 1)]
-        return (low + (rank - int(rank)) * (high - low)).float()
-
     def _accumulate_microbatch(
-        self, part: Sequence[ScoredRollout], threshold: Tensor, global_responses: int
+        self, part: Sequence[ScoredRollout], thresholds: tuple[Tensor, Tensor], counts: _Counts
     ) -> dict[str, float]:
         device = self._student.device
         support = Support.from_scores([scored.scores for scored in part], self._vocab_size, device)
-        preserved = (_vds(part) > threshold).to(device)
         lengths = torch.tensor([scored.scores.rows for scored in part])
-        weights = response_weights(lengths, global_responses).to(device)
-        terms, watched = self._terms(part, support, preserved)
+        if self._config.averaging == "token":
+            weights = token_weights(lengths, counts.tokens)
+        else:
+            weights = response_weights(lengths, counts.responses)
+        terms, watched = self._terms(part, support, thresholds)
         per_token = self._objective.per_token(terms, self._config.gamma, self._config.lambda_)
         total = weighted_sum(per_token, weights)
-        if self.scale.measuring and terms.visual is not None:
+        if self.scale.measuring and self._objective.steering is not None:
             self.scale.measure(
-                weighted_sum(terms.standard, weights), weighted_sum(terms.visual, weights)
+                weighted_sum(terms.standard, weights),
+                weighted_sum(self._objective.steering(terms), weights),
             )
         total.backward()
         with torch.no_grad():
             watched |= {"loss/total": per_token, "loss/standard": terms.standard}
             if terms.visual is not None:
                 watched["loss/vis"] = terms.visual
-            if terms.preservation is not None:
-                watched["loss/lp"] = terms.preservation
+            if self._objective.preservation is not None:
+                preserved = self._objective.preservation(terms)
+                watched["loss/lp" if terms.text_visual is None else "loss/vp"] = preserved
             return {name: float(weighted_sum(v, weights)) for name, v in watched.items()}
 
     def _terms(
-        self, part: Sequence[ScoredRollout], support: Support, preserved: Tensor
+        self, part: Sequence[ScoredRollout], support: Support, thresholds: tuple[Tensor, Tensor]
     ) -> tuple[Terms, dict[str, Tensor]]:
         """The objective's terms [R], and values [R] that are only watched."""
-        mask = support.bucket_mask
+        mask, reads = support.bucket_mask, self._objective.reads
         teacher_mm, teacher_text = support.teacher_mm_logprobs, support.teacher_text_logprobs
+        vds = _vds(part)
+        preserved = (vds > thresholds[1]).to(mask.device)
+        level = adaptive_level(vds, *thresholds).to(mask.device)
         student_mm = self._logprobs(part, support, "mm")
         inside = student_mm.detach()[:, :-1].exp().where(support.id_mask, 0.0).sum(-1)
         watched = {"support/student_mass": inside}
-        terms = Terms(standard(student_mm, teacher_mm, mask))
-        if not (self._objective.uses_visual or self._objective.uses_preservation):
+        terms = Terms(standard(student_mm, teacher_mm, mask), preserved, level)
+        if not reads:
             return terms, watched
-        # q* is a target: without preservation nothing of the text context needs a gradient.
-        with torch.set_grad_enabled(
-            self._objective.uses_preservation or not self._config.detach_target
-        ):
+        # q* is a target: where nothing else is read, the text context needs no gradient.
+        learns = "language" in reads or "text_visual" in reads or not self._config.detach_target
+        with torch.set_grad_enabled(learns):
             student_text = self._logprobs(part, support, "text")
             lang = language(student_text, teacher_text, mask)
         watched["loss/lang"] = lang.detach()
         prior = student_text.detach() if self._config.detach_target else student_text
         target = visual_target(prior, teacher_mm, teacher_text, mask)
-        terms = Terms(
-            terms.standard,
-            visual(student_mm, target, mask),
-            language_preservation(lang, preserved) if self._objective.uses_preservation else None,
+        found = replace(
+            terms,
+            language=lang if "language" in reads else None,
+            visual=visual(student_mm, target, mask) if "visual" in reads else None,
+            text_visual=visual(student_text, target, mask) if "text_visual" in reads else None,
         )
-        return terms, watched
+        return found, watched
 
     def _logprobs(
         self, part: Sequence[ScoredRollout], support: Support, context: Literal["mm", "text"]

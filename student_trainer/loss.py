@@ -90,8 +90,18 @@ def language_preservation(language_loss: Tensor, preserved_mask: Tensor) -> Tens
     return language_loss.where(preserved_mask, 0.0)
 
 
+def visual_preservation(text_visual_loss: Tensor, preserved_mask: Tensor) -> Tensor:
+    """1[VDS > Q_0.7] KL( p_S(.|x) || q* ), [R] (Eq. 20): the counterpart of language steering."""
+    return text_visual_loss.where(preserved_mask, 0.0)
+
+
+def adaptive_level(vds: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """gamma_t / gamma: 0 for VDS <= Q_0.4, 1/2 up to Q_0.7, 1 above (Eq. 24, 25), [R]."""
+    return 0.5 * (vds > low).float() + 0.5 * (vds > high).float()
+
+
 def steering_scale(standard_norm: Tensor, steered_norm: Tensor) -> Tensor:
-    """Eta = ||g_std|| / ||g_std + gamma g_vis||: gamma turns the direction, not the step size (Eq. 15).
+    """Eta = ||g_std|| / ||g_std + gamma g_steer||: gamma turns the direction, not the step size (Eq. 15).
 
     Without any gradient there is nothing to scale: 1.
     """
@@ -103,54 +113,92 @@ class Terms:
     """Per-token terms, [R] each; None where the objective has no use for it."""
 
     standard: Tensor
+    preserved_mask: Tensor
+    """1[VDS > Q_0.7]"""
+    level: Tensor
+    """gamma_t / gamma of adaptive steering."""
+    language: Tensor | None = None
     visual: Tensor | None = None
-    preservation: Tensor | None = None
+    text_visual: Tensor | None = None
+    """KL( p_S(.|x) || q* )"""
 
 
-def standard_objective(terms: Terms, gamma: float, lambda_: float) -> Tensor:
-    """Standard on-policy distillation, the baseline (Eq. 3)."""
-    return terms.standard
-
-
-def vgs_objective(terms: Terms, gamma: float, lambda_: float) -> Tensor:
-    """Standard + gamma vis (Eq. 13)."""
-    return terms.standard + gamma * _present(terms.visual)
-
-
-def vgs_lp_objective(terms: Terms, gamma: float, lambda_: float) -> Tensor:
-    """Standard + gamma vis + lambda lp (Eq. 17); eta multiplies it after the sum (Eq. 18)."""
-    return terms.standard + gamma * _present(terms.visual) + lambda_ * _present(terms.preservation)
+Part = Callable[[Terms], Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: the formula, and which terms it reads."""
+    """A row of the table: E[ standard + gamma steering + lambda preservation ], what eta multiplies (Eq. 17, 18)."""
 
-    per_token: Callable[[Terms, float, float], Tensor]
-    uses_visual: bool
-    uses_preservation: bool
+    reads: frozenset[str] = frozenset()
+    """Names of the terms that its parts need beside the standard one."""
+    steering: Part | None = None
+    preservation: Part | None = None
+
+    def per_token(self, terms: Terms, gamma: float, lambda_: float) -> Tensor:
+        """[R]"""
+        total = terms.standard
+        if self.steering is not None:
+            total = total + gamma * self.steering(terms)
+        if self.preservation is not None:
+            total = total + lambda_ * self.preservation(terms)
+        return total
+
+
+def _visual(terms: Terms) -> Tensor:
+    return _present(terms.visual)
+
+
+def _adaptive_visual(terms: Terms) -> Tensor:
+    return terms.level * _present(terms.visual)
+
+
+def _language(terms: Terms) -> Tensor:
+    return _present(terms.language)
+
+
+def _kept_language(terms: Terms) -> Tensor:
+    return language_preservation(_present(terms.language), terms.preserved_mask)
+
+
+def _kept_visual(terms: Terms) -> Tensor:
+    return visual_preservation(_present(terms.text_visual), terms.preserved_mask)
 
 
 OBJECTIVES = {
-    "standard": Objective(standard_objective, uses_visual=False, uses_preservation=False),
-    "vgs": Objective(vgs_objective, uses_visual=True, uses_preservation=False),
-    "vgs-lp": Objective(vgs_lp_objective, uses_visual=True, uses_preservation=True),
+    "standard": Objective(),  # Eq. 3
+    "standard-lp": Objective(frozenset({"language"}), None, _kept_language),  # Eq. 17, gamma 0
+    "vgs": Objective(frozenset({"visual"}), _visual),  # Eq. 13
+    "vgs-lp": Objective(frozenset({"visual", "language"}), _visual, _kept_language),  # Eq. 17
+    # Eq. 24, 25. The paper does not say whether it preserves language; lambda 0 turns that off.
+    "adaptive-vgs": Objective(frozenset({"visual", "language"}), _adaptive_visual, _kept_language),
+    "language-steering": Objective(
+        frozenset({"language", "text_visual"}), _language, _kept_visual
+    ),  # Eq. 19 to 21
 }
 
 
 def response_weights(lengths: Tensor, global_responses: int) -> Tensor:
-    """1 / (|tau_r| N) for each token of each response, [B] lengths -> [R].
+    """1 / (|tau_r| N) for each token of each response, [B] lengths -> f64 [R].
 
     Each term is averaged over a response's tokens, then over the N responses of the whole optimizer batch. Sums with
     these weights add up over microbatches and ranks, so that neither changes the loss.
     """
     per_response = 1.0 / (lengths.double() * global_responses)
-    return per_response.float().repeat_interleave(lengths)
+    return per_response.repeat_interleave(lengths)
+
+
+def token_weights(lengths: Tensor, global_tokens: int) -> Tensor:
+    """1 / T for each of the T response tokens of the whole optimizer batch, which weigh the same, [B] -> f64 [R].
+
+    Differs from the paper, which averages over a response's tokens first.
+    """
+    return torch.full((int(lengths.sum()),), 1.0 / global_tokens, dtype=torch.float64)
 
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
-    """Sum over rows, [R], [R] -> []."""
-    return (values * weights.to(values.dtype)).sum()
+    """Sum over rows, [R], [R] -> [], where and in what dtype the values are."""
+    return (values * weights.to(values)).sum()
 
 
 def _wide(logprobs: Tensor) -> Tensor:

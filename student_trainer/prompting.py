@@ -15,7 +15,7 @@ from torch import Tensor
 from protos.arrays import Ids, as_ids
 from protos.expansion import ExpandedImage, expand_image, placeholder_token, splice
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
-from protos.prompt import Prompt
+from protos.prompt import GREY, Prompt
 from student_trainer.config import DataConfig
 from student_trainer.data import Sample
 
@@ -68,13 +68,19 @@ class PromptBuilder:
         return self._processor.tokenizer.convert_tokens_to_ids(placeholder_token(self._processor))
 
     def build(self, sample: Sample, expected_responses: int) -> StudentPrompt:
-        """Both contexts: the same messages, with their images and with the image parts left out.
+        """Both contexts: the same messages, with their images and with the image parts left out or grey.
 
         Raises ValueError where an image can't be decoded, or the text itself holds an image placeholder.
         """
+        grey = self._config.text_context == "grey"
         mm_ids = self._render(sample, len(sample.images))
-        text_ids = self._render(sample, 0) if sample.images else mm_ids
-        images = [expand_image(self._processor, decode_image(data)) for data in sample.images]
+        text_ids = mm_ids if grey or not sample.images else self._render(sample, 0)
+        pictures = [decode_image(data) for data in sample.images]
+        shown = [Image.new("RGB", p.size, GREY) for p in pictures] if grey else []
+        images, in_text = (
+            [expand_image(self._processor, picture) for picture in each]
+            for each in (pictures, shown)
+        )
         wire = Prompt(
             mm_ids=mm_ids,
             text_ids=text_ids,
@@ -82,9 +88,10 @@ class PromptBuilder:
             tokenizer_fingerprint=self.tokenizer_fingerprint,
             processor_fingerprint=self.processor_fingerprint,
             expected_responses=expected_responses,
+            text_context=self._config.text_context,
         )
         mm = _expand(mm_ids, self.placeholder_id, images)
-        text = _expand(text_ids, self.placeholder_id, ()) if sample.images else mm
+        text = _expand(text_ids, self.placeholder_id, in_text) if sample.images else mm
         return StudentPrompt(wire, mm, text, sample.answer, sample.teacher)
 
     def _render(self, sample: Sample, images: int) -> Ids:

@@ -8,30 +8,31 @@ import torch
 from torch import Tensor
 
 from student_trainer.config import ObjectiveConfig
-from student_trainer.loss import steering_scale
+from student_trainer.loss import OBJECTIVES, steering_scale
 
 
 class SteeringScale:
-    """A fixed number, or the mean of what the first steps measured, frozen afterwards.
+    """A fixed number; the mean of what the first steps measured, frozen afterwards; or what this step measures.
 
-    Measuring takes two more backward passes per microbatch: the gradients of the standard and of the visual term are
-    accumulated apart over the whole optimizer batch, then compared.
+    Measuring takes two more backward passes per microbatch: the gradients of the standard term and of the one that
+    steers are accumulated apart over the whole optimizer batch, then compared.
     """
 
     def __init__(self, config: ObjectiveConfig) -> None:
+        steers = OBJECTIVES[config.name].steering is not None
         self._gamma = config.gamma
-        self._steps = config.eta_steps if config.eta == "auto" and config.name != "standard" else 0
-        self._fixed = float(config.eta) if config.eta != "auto" else 1.0
-        if config.name == "standard":
-            self._fixed = 1.0
+        self._dynamic = steers and config.eta == "dynamic"
+        self._steps = config.eta_steps if steers and config.eta == "auto" else 0
+        self._fixed = float(config.eta) if steers and not isinstance(config.eta, str) else 1.0
         self.measured: list[float] = []
+        """By step; of "dynamic" the last alone."""
         self._parameters: Sequence[torch.nn.Parameter] = ()
         self._sums: list[list[Tensor]] = []
 
     @property
     def measuring(self) -> bool:
         """Whether this step still measures."""
-        return len(self.measured) < self._steps
+        return self._dynamic or len(self.measured) < self._steps
 
     def value(self) -> float:
         """Eta as it stands."""
@@ -42,7 +43,7 @@ class SteeringScale:
         self._parameters = parameters
         self._sums = []
 
-    def measure(self, standard_sum: Tensor, visual_sum: Tensor) -> None:
+    def measure(self, standard_sum: Tensor, steering_sum: Tensor) -> None:
         """Add a microbatch; the graph is kept for the backward pass that follows."""
         grads = [
             torch.autograd.grad(
@@ -52,7 +53,7 @@ class SteeringScale:
                 allow_unused=True,
                 materialize_grads=True,
             )
-            for term in (standard_sum, visual_sum)
+            for term in (standard_sum, steering_sum)
         ]
         if not self._sums:
             self._sums = [list(g) for g in grads]
@@ -65,8 +66,10 @@ class SteeringScale:
         """Take the step's ratio, if it measured."""
         if not self._sums:
             return
-        standard, visual = self._sums
-        steered = [s + self._gamma * v for s, v in zip(standard, visual, strict=True)]
+        standard, steering = self._sums
+        steered = [a + self._gamma * b for a, b in zip(standard, steering, strict=True)]
+        if self._dynamic:
+            self.measured.clear()
         self.measured.append(float(steering_scale(_norm(standard), _norm(steered))))
         self._sums = []
 

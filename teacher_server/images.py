@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageOps, PngImagePlugin
 
 from protos.errors import ErrorDetail, InvalidItem
+from protos.prompt import GREY
 from protos.teacher_info import MIB, Limits
 
 # Pillow would only warn below 179 megapixels; the published limit is checked from the header instead.
@@ -18,7 +19,6 @@ PngImagePlugin.MAX_TEXT_MEMORY = 8 * MIB
 # It warns of every odd entry, and a file may have thousands: what can't be used is told by an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-GREY = (128, 128, 128)
 MAX_EXPANSION = 100
 """Bytes that decoding may take for each byte that came."""
 FREE_BYTES = 128 * MIB

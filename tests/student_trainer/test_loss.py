@@ -1,22 +1,28 @@
 """R rows, K buckets. Expected values are worked by hand in the comments."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from student_trainer.config import ObjectiveName
 from student_trainer.loss import (
     OBJECTIVES,
     Terms,
+    adaptive_level,
     kl,
     language,
     language_preservation,
     response_weights,
     standard,
     steering_scale,
+    token_weights,
     visual,
     visual_dependency,
+    visual_preservation,
     visual_target,
     weighted_sum,
 )
@@ -81,30 +87,66 @@ def test_steering_scale_is_the_ratio_of_norms() -> None:
     assert steering_scale(torch.tensor(3.0), torch.tensor(6.0)).item() == 0.5
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("standard", 1.0), ("vgs", 1 + 2 * 10), ("vgs-lp", 1 + 2 * 10 + 0.5 * 4)]
+def test_visual_preservation_keeps_marked_rows_only() -> None:
+    kept = visual_preservation(torch.tensor([1.0, 2.0]), torch.tensor([False, True]))
+    assert kept.tolist() == [0.0, 2.0]
+
+
+def test_adaptive_levels_at_and_between_the_quantiles() -> None:
+    vds = torch.tensor([0.0, 0.4, 0.5, 0.7, 0.8])
+    level = adaptive_level(vds, torch.tensor(0.4), torch.tensor(0.7))
+    assert level.tolist() == [0.0, 0.0, 0.5, 0.5, 1.0]
+
+
+TERMS = Terms(
+    standard=torch.tensor([1.0, 1.0]),
+    preserved_mask=torch.tensor([True, False]),
+    level=torch.tensor([1.0, 0.5]),
+    language=torch.tensor([4.0, 4.0]),
+    visual=torch.tensor([10.0, 10.0]),
+    text_visual=torch.tensor([6.0, 6.0]),
 )
-def test_objectives(name: str, expected: float) -> None:
-    terms = Terms(torch.tensor([1.0]), torch.tensor([10.0]), torch.tensor([4.0]))
-    assert OBJECTIVES[name].per_token(terms, 2.0, 0.5).tolist() == [expected]
+"""With gamma 2 and lambda 1/2 worked by hand below."""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("standard", [1.0, 1.0]),
+        ("standard-lp", [1 + 0.5 * 4, 1.0]),
+        ("vgs", [1 + 2 * 10.0, 1 + 2 * 10.0]),
+        ("vgs-lp", [1 + 2 * 10 + 0.5 * 4, 1 + 2 * 10.0]),
+        ("adaptive-vgs", [1 + 2 * 10 + 0.5 * 4, 1 + 2 * 0.5 * 10]),
+        ("language-steering", [1 + 2 * 4 + 0.5 * 6, 1 + 2 * 4.0]),
+    ],
+)
+def test_objectives(name: str, expected: list[float]) -> None:
+    assert OBJECTIVES[name].per_token(TERMS, 2.0, 0.5).tolist() == expected
+
+
+def test_every_objective_has_its_setting() -> None:
+    assert set(OBJECTIVES) == set(get_args(ObjectiveName))
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_an_objective_reads_what_its_row_says(name: str) -> None:
-    objective, one = OBJECTIVES[name], torch.ones(1)
-    sufficient = Terms(
-        one, one if objective.uses_visual else None, one if objective.uses_preservation else None
-    )
+    objective = OBJECTIVES[name]
+    unread = {"language", "visual", "text_visual"} - objective.reads
+    sufficient = replace(TERMS, **dict.fromkeys(unread))
     assert objective.per_token(sufficient, 1.0, 1.0).isfinite().all()
-    if objective.uses_visual:
+    for term in objective.reads:
         with pytest.raises(AssertionError, match="table row"):
-            objective.per_token(Terms(one, None, one), 1.0, 1.0)
+            objective.per_token(replace(sufficient, **{term: None}), 1.0, 1.0)
+
+
+def test_token_weights_are_equal() -> None:
+    assert token_weights(torch.tensor([1, 3]), 8).tolist() == [1 / 8] * 4
 
 
 def test_response_weights_average_over_tokens_then_responses() -> None:
     weights = response_weights(torch.tensor([1, 2, 4]), global_responses=5)
     assert weights.tolist() == pytest.approx([0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05])
-    assert weights.dtype == torch.float32
+    assert weights.dtype == torch.float64
 
 
 def test_weighted_sums_of_microbatches_add_up() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -93,6 +94,51 @@ def test_one_step_on_photographs(family, objective, students, rows, tmp_path, re
     assert ("loss/lp" in line) == (objective == "vgs-lp")
 
 
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("standard-lp", {"loss/lp"}),
+        ("adaptive-vgs", {"loss/vis", "loss/lp"}),
+        ("language-steering", {"loss/vp"}),
+    ],
+)
+def test_every_variant_is_a_setting(name, terms, deterministic, students, rows, tmp_path):
+    settings = config(
+        students["qwen"], deterministic, rows, tmp_path, steps=2,
+        objective={
+            "name": name, "lambda": 1.0, "eta": "dynamic", "quantiles": "running",
+            "averaging": "token", "detach_target": False,
+        },
+    )  # fmt: skip
+    last = train(settings)
+    assert all(tensor.isfinite().all() for tensor in weights(last).values())
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        found = {key for key in line if key in ("loss/vis", "loss/lp", "loss/vp")}
+        assert found == terms
+        assert line["vds/threshold_low"] <= line["vds/threshold"]
+    steered = [line["eta/value"] != 1 for line in lines]
+    assert steered == [name != "standard-lp"] * 2
+    assert lines[0]["eta/value"] != lines[1]["eta/value"] or name == "standard-lp"
+
+
+def test_grey_pictures_may_stand_in_the_text_context(deterministic, students, rows, tmp_path):
+    found = {}
+    for context in ("drop", "grey"):
+        data = {"train": str(rows), "text_context": context}
+        settings = config(students["qwen"], deterministic, rows, tmp_path / context, data=data)
+        with Trainer(settings) as trainer:
+            torch.manual_seed(0)
+            batch, _ = trainer._rollouts()
+            prompt = next(one.prompt for one in batch if one.prompt.wire.images)
+            assert (len(prompt.mm.ids) == len(prompt.text.ids)) == (context == "grey")
+            assert bool(prompt.text.tensors) == (context == "grey")
+            metrics = trainer.learner.accumulate(batch)
+            found[context] = metrics["vds/mean"], metrics["loss/lang"]
+    assert found["drop"][0] != found["grey"][0], "another context, other numbers"
+    assert all(math.isfinite(value) for pair in found.values() for value in pair)
+
+
 @pytest.fixture
 def scored(deterministic, students, rows, tmp_path) -> tuple[Trainer, list[ScoredRollout]]:
     settings = config(
@@ -143,7 +189,7 @@ def test_with_k_the_vocabulary_loss_and_gradient_are_the_full_ones(
             student, learner = trainer.student, trainer.learner
             learner.accumulate(batch)
             got = torch.cat([p.grad.flatten() for p in student.parameters])
-            threshold = learner._vds_threshold(batch)
+            threshold = learner.thresholds.state[1]
     student.model.zero_grad(set_to_none=True)
     for one in batch:
         mm, text = (
@@ -290,7 +336,8 @@ def test_the_threshold_is_the_quantile_of_all_tokens(scored):
     trainer, batch = scored
     vds = np.concatenate([one.scores.vds for one in batch])
     expected = np.quantile(vds.astype(np.float64), 0.7)
-    assert float(trainer.learner._vds_threshold(batch)) == pytest.approx(expected, rel=1e-6)
+    trainer.learner.accumulate(batch)
+    assert trainer.learner.thresholds.state[1] == pytest.approx(expected, rel=1e-6)
 
 
 def test_warm_up_and_clipping(deterministic, students, rows, tmp_path):
