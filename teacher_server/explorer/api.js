@@ -12,7 +12,8 @@ export const token = {
 /** An answer that is no success, or none at all (status 0). */
 export class Refusal extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || `status ${status}`);
+    const said = problem.detail || problem.title || `status ${status}`;
+    super(said.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1)));
     this.status = status;
     this.problem = problem;
   }

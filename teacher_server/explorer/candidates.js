@@ -2,7 +2,7 @@
 
 import { element, term } from "./element.js";
 import { probability, short, signed } from "./numbers.js";
-import { spoken, visible } from "./token_list.js";
+import { alone, spoken } from "./token_list.js";
 import { stepClass } from "./vds_scale.js";
 
 /** The panel of token `index` of `tokens`; `shown` is how many candidates each side has. */
@@ -12,15 +12,15 @@ export function inspector(tokens, index, shown) {
   const head = element(
     "h3",
     {},
-    element("span", { class: `token ${stepClass(token.vds)}` }, ...visible(token.text)),
+    element("span", { class: `ink ${stepClass(token.vds)}` }, ...alone(token.text)),
     element("span", { class: "soft" }, ` token ${index + 1} of ${tokens.length}, id ${token.id}`),
   );
   const figures = element(
     "dl",
     { class: "pair" },
     ...term("VDS", `${short(token.vds)} nats`),
-    ...term("With the picture", `${probability(token.mm_logprob)} (${short(token.mm_logprob)} nats)`),
-    ...term("Without it", `${probability(token.text_logprob)} (${short(token.text_logprob)} nats)`),
+    ...term("With the picture", ...chance(token.mm_logprob)),
+    ...term("Without it", ...chance(token.text_logprob)),
     ...term("The picture adds", `${signed(gain)} nats`),
   );
   const sides = element(
@@ -30,6 +30,10 @@ export function inspector(tokens, index, shown) {
     side("Without it", "without", token, "text_logprob", shown),
   );
   return [head, figures, token.top?.length ? sides : element("p", { class: "soft" }, "No candidates came for it.")];
+}
+
+function chance(logprob) {
+  return [probability(logprob), element("span", { class: "soft" }, ` ln p ${short(logprob)}`)];
 }
 
 /** A sentence of the same for who can't see it. */
@@ -61,7 +65,7 @@ function side(title, kind, token, name, shown) {
 function candidate(row, own, logprob) {
   const bar = element("span", { class: "bar", "aria-hidden": "true" });
   bar.style.width = `${100 * Math.exp(Math.min(logprob, 0))}%`;
-  const text = element("span", { class: "text", dir: "auto" }, ...visible(row.text));
+  const text = element("span", { class: "text", dir: "auto" }, ...alone(row.text));
   const mark = own ? element("span", { class: "own", title: "the answer's own token" }, "\u25c2") : null;
   return element(
     "li",

@@ -5,7 +5,7 @@ import { inspector, sentence } from "./candidates.js";
 import { element, term } from "./element.js";
 import { gainBar } from "./gain_bar.js";
 import { fromHash, toHash } from "./link.js";
-import { counted, short, signed } from "./numbers.js";
+import { counted, duration, short, signed } from "./numbers.js";
 import { Picture } from "./picture.js";
 import { tokenList } from "./token_list.js";
 import { legend } from "./vds_scale.js";
@@ -66,7 +66,6 @@ async function score() {
     history.replaceState(null, "", toHash(asked).hash);
     by("token-part").hidden = true;
     show(answer);
-    if (!examples.length) greet();
   } catch (error) {
     by("status").textContent = error.name === "AbortError" ? "Stopped." : "";
     if (error.name !== "AbortError") refuse(error, true);
@@ -162,7 +161,7 @@ function show(answer) {
   by("gain").replaceChildren(...gainBar(tokens, look));
   look(most);
   const lengths = `prompt ${answer.mm_length} tokens with the picture, ${answer.text_length} without`;
-  const times = `queue ${short(answer.queue_s)} s, engine ${short(answer.engine_s)} s`;
+  const times = `queue ${duration(answer.queue_s)}, engine ${duration(answer.engine_s)}`;
   by("status").textContent = `Scored ${counted(tokens.length, "token")}: ${lengths}; ${times}.`;
   by("copied").textContent = "";
 }
@@ -209,25 +208,35 @@ function restore() {
   const shipped = examples.find((one) => one.name === given.example);
   fill({ ...given, image: given.image || shipped?.image, example: shipped ? given.example : "" });
   const lost = given.had_image && !picture.url;
-  by("status").textContent = `Brought back from the link. ${lost ? "Its picture was too large to be in it: add it, then press Score." : "Press Score."}`;
+  by("status").textContent = `Brought back from the link. ${lost ? "It came without its picture: add that, then press Score." : "Press Score."}`;
 }
 
 // --- the start -----------------------------------------------------------------------------------------------------
 
-/** Who the teacher is, and the examples; the page works without either. */
-async function greet() {
+/** Who the teacher is; the page works without knowing. */
+async function meet() {
   try {
     const info = await ask("/v1/teacher");
     by("teacher").textContent = `${info.model_id}, ${info.engine} engine, ${info.dtype}`;
     picture.limit = info.limits?.max_image_bytes ?? Infinity;
     by("grey").disabled = info.capabilities?.includes("grey_context") === false;
-    examples = (await ask("/v1/examples")).examples ?? [];
   } catch (error) {
     if (error.status === 401) return wantToken(error);
-    by("teacher").textContent = `The teacher did not say who it is: ${error.message}`;
+    by("teacher").textContent = `The teacher did not say who it is. ${error.message}`;
   }
+}
+
+async function offer() {
+  examples = await ask("/v1/examples").then((said) => said.examples, () => []);
   by("examples").replaceChildren(...examples.map(card));
   by("examples-part").hidden = examples.length === 0;
+}
+
+/** Try a token as soon as it was written. */
+async function knock() {
+  token.set(by("token").value.trim());
+  clearProblem();
+  await meet();
 }
 
 function card(one) {
@@ -238,7 +247,7 @@ function card(one) {
     by("score").focus();
   };
   const image = element("img", { src: one.image, alt: "" });
-  const words = element("span", { class: "words" }, element("b", {}, one.question), element("span", { class: "soft" }, one.answer));
+  const words = element("span", { class: "words" }, element("b", {}, one.name || one.question), element("span", { class: "soft" }, one.answer));
   return element("li", {}, element("button", { type: "button", click: take }, image, words));
 }
 
@@ -256,5 +265,6 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   score();
 });
-await greet();
+by("token").addEventListener("change", knock);
+await Promise.all([meet(), offer()]);
 restore();

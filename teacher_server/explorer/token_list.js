@@ -9,13 +9,29 @@ const UNSEEN = /(\r\n|[\n\r\t\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u200b\u200e\
 const SIGNS = { "\n": "\u21b5", "\r": "\u240d", "\r\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7", "\u00a0": "\u237d" };
 
 /** A token's text as nodes: spaces that stand alone, line ends and control characters have signs. */
-export function visible(text) {
+function visible(text) {
   if (text === "") return [sign("\u25cc")];
-  if (/^ +$/.test(text)) return [...text].map((space) => sign(SIGNS[space], " "));
+  if (/^ +$/.test(text)) return [...text].map((space) => sign(SIGNS[space]));
   return text
     .split(UNSEEN)
     .filter((part) => part !== "")
-    .map((part) => (UNSEEN.test(part) ? sign(SIGNS[part] ?? code(part), part) : part));
+    .flatMap((part) => (UNSEEN.test(part) ? signs(part) : [part]));
+}
+
+/** The same by itself, outside of its text: spaces at its ends have signs, too. */
+export function alone(text) {
+  const [, before, inner, after] = /^( *)(.*?)( *)$/su.exec(text);
+  if (inner === "") return visible(text);
+  const spaces = (run) => [...run].map((space) => sign(SIGNS[space]));
+  return [...spaces(before), ...visible(inner), ...spaces(after)];
+}
+
+/** A token's text in the colour of its VDS. A space before and a line end after it are bare: they would be patches. */
+function inked({ text, vds }) {
+  const space = /^ (?=[^ ])/.test(text) ? " " : "";
+  const nodes = visible(text.slice(space.length));
+  const end = nodes.at(-1) === "\n" ? nodes.pop() : "";
+  return [space, element("span", { class: `ink ${stepClass(vds)}` }, ...nodes), end];
 }
 
 /** The same as plain text, for labels. */
@@ -29,12 +45,14 @@ function code(character) {
   return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
-function sign(shown, stands = "") {
-  const mark = element("span", { class: "sign", "aria-hidden": "true" }, shown);
-  if (stands !== "\n" && stands !== "\r\n") return mark;
-  const both = document.createDocumentFragment();
-  both.append(mark, "\n");
-  return both;
+function sign(shown) {
+  return element("span", { class: "sign", "aria-hidden": "true" }, shown);
+}
+
+/** The sign of a character; a line end ends the line, too. */
+function signs(character) {
+  const shown = sign(SIGNS[character] ?? code(character));
+  return character.endsWith("\n") ? [shown, "\n"] : [shown];
 }
 
 /**
@@ -47,14 +65,14 @@ export function tokenList(tokens, { label, show, leave, chosen = -1 }) {
     return element(
       "span",
       {
-        class: `token ${stepClass(token.vds)}`,
+        class: "token",
         role: "option",
         tabindex: index === Math.max(chosen, 0) ? 0 : -1,
         "aria-selected": String(index === chosen),
         "aria-label": `${spoken(token.text)}, ${vds}`,
         "data-index": index,
       },
-      ...visible(token.text),
+      ...inked(token),
     );
   });
   const list = element(

@@ -24,7 +24,7 @@ export function stepClass(vds) {
 export function legend() {
   const cells = Array.from({ length: STEPS + 1 }, (_, step) => element("span", { class: `step-${step}` }));
   const ticks = TICKS.map((vds) => {
-    const tick = element("span", {}, vds === CAP ? `${CAP} or more` : String(vds));
+    const tick = element("span", {}, vds === CAP ? `${CAP}+` : String(vds));
     // Step s fills cell s; its middle stands for place s / STEPS.
     tick.style.left = `${(100 * (STEPS * place(vds) + 0.5)) / (STEPS + 1)}%`;
     return tick;
