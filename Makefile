@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service chaos fuzz clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring chaos fuzz clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -57,6 +57,9 @@ bench-vllm: $(VLLM_READY)  ## write benchmarks/results/vllm.json: our engine aga
 
 bench-service: $(READY)  ## write benchmarks/results/service.json: fairness, priority, capacity, soak
 	$(BIN)/python -m benchmarks.service $(BENCH_FLAGS)
+
+bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of 100,000 rows, about 8 minutes
+	$(BIN)/python -m benchmarks.scoring $(BENCH_FLAGS)
 
 chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; adds to service.json
 	$(BIN)/python -m tests.faults.chaos $(CHAOS_FLAGS)

@@ -21,6 +21,9 @@ commands:
   serve     score students' responses over gRPC
   doctor    say what is wrong between here and a teacher
   token     make a token for a client
+  score     score a data set's responses by a served teacher
+  report    show what a data set's scores say, as one HTML file
+  select    keep the rows of scored data that are worth training on
 
 `teacher-server COMMAND --help` shows a command's options."""
 
@@ -29,7 +32,7 @@ WRONG_INPUT, FAILED = 2, 1
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status: 2 where the command line or configuration is wrong, 1 where the engine
-    died or the doctor found something, else 0.
+    died or the doctor found something, else 0. `score` has more of them: see teacher_server/scoring/command.py.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -87,10 +90,54 @@ def _token(arguments: list[str]) -> int:
     return 0
 
 
+def _score(arguments: list[str]) -> int:
+    from teacher_server.scoring.config import ScoreConfig
+
+    config = tyro.cli(
+        ScoreConfig,
+        args=arguments,
+        prog="teacher-server score",
+        description="Score a data set's responses by a served teacher: the visual dependency of every token.",
+    )
+    from teacher_server.scoring.command import score
+
+    return score(config)
+
+
+def _select(arguments: list[str]) -> int:
+    from teacher_server.scoring.config import SelectConfig
+
+    config = tyro.cli(
+        SelectConfig,
+        args=arguments,
+        prog="teacher-server select",
+        description="Keep the rows of scored data that are worth training on, as one Parquet file.",
+    )
+    from teacher_server.scoring.command import select
+
+    return select(config)
+
+
+def _report(arguments: list[str]) -> int:
+    from teacher_server.scoring.report import ReportConfig, write_report
+
+    config = tyro.cli(
+        ReportConfig,
+        args=arguments,
+        prog="teacher-server report",
+        description="Show what a data set's scores say, as one HTML file that opens from disk.",
+    )
+    print(f"open {write_report(config)}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
     "token": _token,
+    "score": _score,
+    "report": _report,
+    "select": _select,
 }
 
 

@@ -27,7 +27,13 @@ async def main(config: ServeConfig, device: Device) -> None:
     named = config.engine
     assert isinstance(named, TransformersEngineConfig), "its batching settings are used"
     limits = config.limits.published()
-    engine = SimulatedEngine(device, named.max_batch_tokens, config.teacher_id, limits)
+    await serve(config, SimulatedEngine(device, named.max_batch_tokens, config.teacher_id, limits))
+
+
+async def serve(config: ServeConfig, engine: SimulatedEngine) -> None:
+    """Until the input ends."""
+    named = config.engine
+    assert isinstance(named, TransformersEngineConfig), "its batching settings are used"
     metrics = Metrics()
     batcher = await Batcher.start(
         lambda: engine, named.batch_wait_ms / 1000, named.score_batch_tokens, metrics

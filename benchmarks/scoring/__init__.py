@@ -1,0 +1,1 @@
+"""A data set scored by a simulated teacher: `python -m benchmarks.scoring`."""
