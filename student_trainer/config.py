@@ -35,6 +35,9 @@ class DataConfig(Settings):
     """System turn; None: none."""
     after_images: str = "\n"
     """Stands between the images and the question."""
+    image_marker: str | None = None
+    """Text inside the question that stands for an image, such as "<image>"; a question without it has its images first.
+    None: no text does."""
     text_context: Literal["drop", "grey"] = "drop"
     """What both models see where there is to be no picture: nothing, or a uniform grey one of the same size."""
 

@@ -95,8 +95,7 @@ class PromptBuilder:
         return StudentPrompt(wire, mm, text, sample.answer, sample.teacher)
 
     def _render(self, sample: Sample, images: int) -> Ids:
-        parts: list[dict[str, str]] = [{"type": "image"}] * images
-        parts.append({"type": "text", "text": self._config.after_images + sample.question})
+        parts = [part for part in self._parts(sample) if images or part["type"] != "image"]
         messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if self._config.system_prompt is not None:
             system = [{"type": "text", "text": self._config.system_prompt}]
@@ -105,6 +104,25 @@ class PromptBuilder:
             messages, tokenize=False, add_generation_prompt=True
         )
         return as_ids(self._processor.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _parts(self, sample: Sample) -> list[dict[str, str]]:
+        """The user's turn: images first, or where the question has marks for them."""
+        images, marker = len(sample.images), self._config.image_marker
+        texts = sample.question.split(marker) if marker else [sample.question]
+        if len(texts) == 1:
+            first: list[dict[str, str]] = [{"type": "image"}] * images
+            return [*first, {"type": "text", "text": self._config.after_images + sample.question}]
+        if len(texts) - 1 != images:
+            raise ValueError(
+                f"the question has {len(texts) - 1} {marker!r} for {images} images; write one for each, or none"
+            )
+        parts: list[dict[str, str]] = []
+        for i, text in enumerate(texts):
+            if i:
+                parts.append({"type": "image"})
+            if text:
+                parts.append({"type": "text", "text": text})
+        return parts
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -51,7 +51,7 @@ def test_every_shipped_toml_parses_with_its_class(path: Path) -> None:
         ({"objective": {"gama": 1.0}}, "gama"),
         ({"data": {"train": "x.jsonl", "images": "y"}}, "images"),
         ({"objective": {"name": "vsg"}}, "objective.name"),
-        ({"objective": {"eta": 0.0}}, 'positive number or "auto"'),
+        ({"objective": {"eta": 0.0}}, 'positive number, "auto" or "dynamic"'),
         ({"batch": {"microbatch": 0}}, "batch.microbatch"),
         ({"sampler": {"kind": "sglang"}}, "'sglang'.*'transformers', 'vllm'"),
         ({"sampler": {"address": "there:1"}}, "sampler.transformers.address"),
