@@ -19,6 +19,7 @@ _INFO_SCALARS = (
     "engine",
     "dtype",
     "deterministic",
+    "text_fingerprint",
 )
 _LIMIT_NAMES = tuple(Limits.__dataclass_fields__)
 

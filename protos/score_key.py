@@ -10,7 +10,7 @@ from protos.item import Candidates, ScoreItem
 from protos.prompt import AnyPrompt, ChatPrompt
 from protos.teacher_info import TeacherInfo
 
-DOMAIN = "vgs.score.2"
+DOMAIN = "vgs.score.3"
 """Raise the number when servers come to answer the same request otherwise: old scores are then asked for again."""
 
 
@@ -34,6 +34,8 @@ def score_key(info: TeacherInfo, prompt: AnyPrompt, item: ScoreItem) -> bytes:
         prompt.digest,
         # It determines no score, but a teacher refuses a foreign one: a kept score must not answer in its place.
         "" if isinstance(prompt, ChatPrompt) else prompt.tokenizer_fingerprint,
+        # How the teacher makes ids of what comes as text.
+        info.text_fingerprint if isinstance(prompt, ChatPrompt) or item.text is not None else "",
         *_response_parts(item),
         *_candidate_parts(item.candidates),
         *(item.k, item.dtype, item.vocab_size, int(item.token_texts)),

@@ -32,6 +32,7 @@ class Limits:
     max_client_bytes: int = 8192 * MIB
     max_total_tokens: int = 1_048_576
     max_total_bytes: int = 16_384 * MIB
+    max_text_bytes: int = MIB
 
 
 @dataclass(frozen=True)
@@ -65,5 +66,7 @@ class TeacherInfo:
     dtype: str
     deterministic: bool
     limits: Limits = field(default_factory=Limits)
+    text_fingerprint: str = ""
+    """Of the chat template and the tokenizer, which make ids of messages and texts; empty: it takes ids alone."""
     capabilities: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict[str, str])

@@ -12,10 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from protos.arrays import Ids, as_ids
+from protos.arrays import Ids
 from protos.expansion import ExpandedImage, expand_image, placeholder_token, splice
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.prompt import GREY, Prompt
+from protos.prompt_ids import prompt_ids
 from student_trainer.config import DataConfig
 from student_trainer.data import Sample
 
@@ -103,7 +104,7 @@ class PromptBuilder:
         text = self._processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        return as_ids(self._processor.tokenizer(text, add_special_tokens=False).input_ids)
+        return prompt_ids(self._processor.tokenizer, text)
 
     def _parts(self, sample: Sample) -> list[dict[str, str]]:
         """The user's turn: images first, or where the question has marks for them."""

@@ -54,6 +54,8 @@ class ChatMessage(_Part):
 
 _MESSAGES = TypeAdapter(list[ChatMessage])
 MAX_MESSAGES = 1000
+MAX_TURNS = 200
+"""All that stands before is rendered anew for each of them."""
 
 
 def parse_messages(text: str, field: str) -> list[ChatMessage]:
@@ -93,7 +95,13 @@ def check_prompt_messages(messages: list[ChatMessage], images: int) -> None:
 
 
 def check_turns(turns: list[ChatMessage]) -> None:
-    """They begin and end with the assistant's and show no image. Raises InvalidItem."""
+    """They begin and end with the assistant's, show no image and are not too many. Raises InvalidItem."""
+    if len(turns) > MAX_TURNS:
+        raise InvalidItem(
+            f"response_turns has {len(turns)} turns, the limit is {MAX_TURNS}; score the later ones as a response of "
+            "their own, with all that stands before them as the prompt",
+            ErrorDetail("response_turns", str(len(turns)), str(MAX_TURNS)),
+        )
     for place, turn in (("first", turns[0]), ("last", turns[-1])):
         if turn.role != "assistant":
             raise InvalidItem(

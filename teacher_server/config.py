@@ -198,6 +198,8 @@ class LimitsConfig(Settings):
     """Response tokens under way, all clients together."""
     max_total_bytes: int = Field(default=Limits.max_total_bytes, ge=1)
     """Bytes of prompts kept and items under way, all clients together: what the server may need beside the model."""
+    max_text_bytes: int = Field(default=Limits.max_text_bytes, ge=1)
+    """A prompt's messages, or a response given as text, bytes: what is rendered and tokenised here."""
     stream_window_tokens: int = Field(default=65_536, ge=1)
     """Response tokens that one stream may have under way."""
 

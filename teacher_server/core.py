@@ -33,6 +33,7 @@ from teacher_server.validation import (
     check_item,
     check_prompt,
     check_text,
+    check_text_size,
 )
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class TeacherCore:
             if isinstance(prompt, Prompt):
                 return await self._prepare(prompt)
             check_image_count(len(prompt.images), self.info)
+            check_text_size("messages_json", prompt.messages, self.info)
             rendered = await self._in_chat(lambda chat: chat.prompt(prompt))
             prepared = await self._prepare(rendered)
             size = prepared.memory_bytes + len(prompt.messages.encode())
@@ -94,6 +96,8 @@ class TeacherCore:
         The item's deadline runs from this call; a `prompt` still being prepared is waited for.
         """
         tokens = item.cost(self.info.limits.max_response_tokens)
+        if item.text is not None:  # a guess from above, which must not be what goes beyond a quota
+            tokens = min(tokens, client.max_tokens or self.info.limits.max_client_tokens)
         with (
             self.metrics.item(client.key, item.priority) as served,
             self.ledger.under_way(client, tokens, item.memory_bytes),
@@ -127,7 +131,7 @@ class TeacherCore:
 
     async def _tokenised(self, item: ScoreItem, prompt: PreparedPrompt) -> ScoreItem:
         """The item with its response as ids, and for turns with a mask."""
-        check_text(item)
+        check_text(item, self.info)
         if item.response_text is not None:
             text = item.response_text
             ids = await self._in_chat(lambda chat: chat.response(text))

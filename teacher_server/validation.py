@@ -120,8 +120,20 @@ def check_item(item: ScoreItem, mm_length: int, text_length: int, info: TeacherI
         )
 
 
-def check_text(item: ScoreItem) -> None:
-    """A response given as text comes without what counts its tokens."""
+def check_text_size(field: str, text: str, info: TeacherInfo) -> None:
+    """Of what is to be rendered or tokenised, before it is."""
+    size, limit = len(text.encode()), info.limits.max_text_bytes
+    if size > limit:
+        raise InvalidItem(
+            f"{field} has {size} bytes, the limit is {limit}; shorten it, or send token ids",
+            ErrorDetail(field, str(size), str(limit)),
+        )
+
+
+def check_text(item: ScoreItem, info: TeacherInfo) -> None:
+    """Its size; and it comes without what counts tokens."""
+    field = "response_text" if item.response_turns is None else "response_turns"
+    check_text_size(field, item.text or "", info)
     for field, value in (("response_mask", item.response_mask), ("candidate_ids", item.candidates)):
         if value is not None:
             raise InvalidItem(

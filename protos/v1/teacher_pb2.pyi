@@ -60,7 +60,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TeacherInfo(_message.Message):
-    __slots__ = ("teacher_id", "model_id", "model_revision", "model_fingerprint", "tokenizer_fingerprint", "processor_fingerprint", "special_ids", "vocab_size", "context_length", "limits", "capabilities", "engine", "dtype", "deterministic", "versions")
+    __slots__ = ("teacher_id", "model_id", "model_revision", "model_fingerprint", "tokenizer_fingerprint", "processor_fingerprint", "special_ids", "vocab_size", "context_length", "limits", "capabilities", "engine", "dtype", "deterministic", "versions", "text_fingerprint")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class TeacherInfo(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DETERMINISTIC_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     teacher_id: str
     model_id: str
     model_revision: str
@@ -98,7 +99,8 @@ class TeacherInfo(_message.Message):
     dtype: str
     deterministic: bool
     versions: _containers.ScalarMap[str, str]
-    def __init__(self, teacher_id: _Optional[str] = ..., model_id: _Optional[str] = ..., model_revision: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., processor_fingerprint: _Optional[str] = ..., special_ids: _Optional[_Union[SpecialIds, _Mapping]] = ..., vocab_size: _Optional[int] = ..., context_length: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., dtype: _Optional[str] = ..., deterministic: _Optional[bool] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    text_fingerprint: str
+    def __init__(self, teacher_id: _Optional[str] = ..., model_id: _Optional[str] = ..., model_revision: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., processor_fingerprint: _Optional[str] = ..., special_ids: _Optional[_Union[SpecialIds, _Mapping]] = ..., vocab_size: _Optional[int] = ..., context_length: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., capabilities: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., dtype: _Optional[str] = ..., deterministic: _Optional[bool] = ..., versions: _Optional[_Mapping[str, str]] = ..., text_fingerprint: _Optional[str] = ...) -> None: ...
 
 class SpecialIds(_message.Message):
     __slots__ = ("image_placeholder", "video_placeholder", "forbidden_in_response", "eos")
@@ -113,7 +115,7 @@ class SpecialIds(_message.Message):
     def __init__(self, image_placeholder: _Optional[int] = ..., video_placeholder: _Optional[int] = ..., forbidden_in_response: _Optional[_Iterable[int]] = ..., eos: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_item_bytes", "max_stream_bytes", "max_prompts", "max_images", "max_image_bytes", "max_image_pixels", "max_prompt_pixels", "image_formats", "max_k", "max_candidates", "max_response_tokens", "max_chunk_rows", "max_client_tokens", "max_client_bytes", "max_total_tokens", "max_total_bytes")
+    __slots__ = ("max_message_bytes", "max_item_bytes", "max_stream_bytes", "max_prompts", "max_images", "max_image_bytes", "max_image_pixels", "max_prompt_pixels", "image_formats", "max_k", "max_candidates", "max_response_tokens", "max_chunk_rows", "max_client_tokens", "max_client_bytes", "max_total_tokens", "max_total_bytes", "max_text_bytes")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ITEM_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_STREAM_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +133,7 @@ class Limits(_message.Message):
     MAX_CLIENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_item_bytes: int
     max_stream_bytes: int
@@ -148,7 +151,8 @@ class Limits(_message.Message):
     max_client_bytes: int
     max_total_tokens: int
     max_total_bytes: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_item_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_prompt_pixels: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ..., max_k: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_chunk_rows: _Optional[int] = ..., max_client_tokens: _Optional[int] = ..., max_client_bytes: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_total_bytes: _Optional[int] = ...) -> None: ...
+    max_text_bytes: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_item_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_prompt_pixels: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ..., max_k: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_response_tokens: _Optional[int] = ..., max_chunk_rows: _Optional[int] = ..., max_client_tokens: _Optional[int] = ..., max_client_bytes: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_total_bytes: _Optional[int] = ..., max_text_bytes: _Optional[int] = ...) -> None: ...
 
 class ClientMessage(_message.Message):
     __slots__ = ("put_prompt", "drop_prompt", "score", "cancel")

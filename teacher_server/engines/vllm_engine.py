@@ -64,10 +64,11 @@ class VllmEngine:
         info: TeacherInfo,
         config: VllmEngineConfig,
         processor: Any,
+        chat: ChatFormat | None,
         metrics: Metrics | None = None,
     ) -> None:
         self.info = info
-        self.chat = ChatFormat(processor)
+        self.chat = chat
         self.prefix_stats = PrefixStats()
         self._llm = llm
         self._config = config
@@ -97,6 +98,7 @@ class VllmEngine:
         """
         hf_config = AutoConfig.from_pretrained(model, revision=config.revision)
         processor = AutoProcessor.from_pretrained(model, revision=config.revision)
+        chat = ChatFormat.of(processor)
         arguments = engine_arguments(model, hf_config, config, limits, grace_s)
         try:
             llm = AsyncLLM.from_engine_args(arguments)
@@ -117,8 +119,9 @@ class VllmEngine:
                 dtype=str(llm.model_config.dtype).removeprefix("torch."),
                 limits=limits,
                 deterministic=False,
+                chat=chat,
             )
-            return cls(llm, info, config, processor, metrics)
+            return cls(llm, info, config, processor, chat, metrics)
         except BaseException:
             llm.shutdown()
             raise

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from protos.errors import DeadlineExceeded, ErrorDetail, InvalidItem, LimitExceeded
+from protos.errors import Cancelled, DeadlineExceeded, ErrorDetail, InvalidItem, LimitExceeded
 from teacher_server.gateway.one_shot import Holding
 
 BODY_TIMEOUT_S = 60.0
@@ -43,10 +44,13 @@ def check_media_type(request: Request, media_type: str) -> None:
 async def _read(request: Request, limit: int, holding: Holding) -> bytearray:
     _check_size(int(request.headers.get("content-length") or 0), limit)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        _check_size(len(body), limit)
-        holding.set(len(body))
+    try:
+        async for piece in request.stream():
+            body += piece
+            _check_size(len(body), limit)
+            holding.set(len(body))
+    except ClientDisconnect as error:
+        raise Cancelled("the caller hung up before it had sent all") from error
     return body
 
 

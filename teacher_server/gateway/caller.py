@@ -28,7 +28,8 @@ class Call:
     client: Client
 
 
-def _call(
+# On the event loop, not on a thread: metrics and the clients' names change on the loop alone.
+async def _call(
     request: Request,
     _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None,
 ) -> Call:
@@ -44,7 +45,7 @@ Known = Annotated[Call, Depends(_call)]
 """Whoever may ask who the teacher is."""
 
 
-def _call_while_ready(request: Request, call: Known) -> Call:
+async def _call_while_ready(request: Request, call: Known) -> Call:
     if (reason := request.app.state.not_ready()) is not None:
         raise Unavailable(f"the teacher takes nothing new ({reason}); ask another replica")
     return call

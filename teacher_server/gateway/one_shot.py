@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from protos.errors import DeadlineExceeded, ErrorDetail, TeacherError
 from protos.item import ScoreItem
-from protos.prompt import AnyPrompt
+from protos.prompt import ChatPrompt
 from protos.scores import Scores
 from teacher_server.client import Client
 from teacher_server.core import TeacherCore
@@ -39,11 +40,26 @@ class Holding:
 
 
 async def score_once(
-    core: TeacherCore, client: Client, prompt: AnyPrompt, item: ScoreItem
+    core: TeacherCore, client: Client, prompt: ChatPrompt, item: ScoreItem
 ) -> tuple[PreparedPrompt, Scores]:
-    """Prepare, score, forget. Raises a TeacherError."""
+    """Prepare, score, forget. The item's deadline runs from this call. Raises a TeacherError."""
+    try:
+        async with asyncio.timeout(item.deadline_s):
+            return await _score(core, client, prompt, item)
+    except TimeoutError as error:
+        if isinstance(error, TeacherError):
+            raise
+        raise DeadlineExceeded(
+            f"the deadline of {item.deadline_s:g} s passed before the prompt was ready; allow more time",
+            ErrorDetail("deadline_s", f"{item.deadline_s:g}"),
+        ) from error
+
+
+async def _score(
+    core: TeacherCore, client: Client, prompt: ChatPrompt, item: ScoreItem
+) -> tuple[PreparedPrompt, Scores]:
     with Holding(core, client) as holding:
-        holding.set(sum(map(len, prompt.images)))
+        holding.set(len(prompt.messages.encode()) + sum(map(len, prompt.images)))
         prepared = await core.prepare(prompt)
         holding.set(prepared.memory_bytes)
         ready: asyncio.Future[PreparedPrompt] = asyncio.get_running_loop().create_future()

@@ -17,6 +17,8 @@ from protos.prompt import ChatPrompt, TextContext
 from teacher_server.chat_messages import MAX_MESSAGES, Role, TextPart
 
 DEFAULT_K = 5
+MOST_IDS = 2**17
+"""Of a response; a teacher's own limit is lower."""
 
 
 class _Body(BaseModel):
@@ -52,7 +54,9 @@ class ScoreRequest(_Body):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     response: str | None = None
     """Tokenised as it stands: no token is added at its end."""
-    response_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
+    response_ids: (
+        Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MOST_IDS)] | None
+    ) = None
     """The same as token ids."""
     mode: Mode = "vds_only"
     """`topk` gives both contexts' candidates too, `sampled_only` leaves the VDS out."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from protos.errors import Cancelled, TeacherError
+from protos.errors import Cancelled, ErrorDetail, InvalidItem, LimitExceeded, TeacherError
+from protos.prompt import ChatPrompt
 from teacher_server.fault import as_teacher_error
 from teacher_server.gateway.body import read_body
 from teacher_server.gateway.caller import Call, LetIn
@@ -21,6 +23,11 @@ from teacher_server.gateway.score_request import ScoreRequest, parse_request
 
 T = TypeVar("T")
 JSON, LINES, PACKED = "application/json", "application/x-ndjson", "application/msgpack"
+MOST_LINES = 10_000
+"""Of one batch."""
+MOST_CANDIDATES = 200_000
+"""Of one answer as JSON, which takes a hundred times the memory that the packed one does."""
+LARGE_BYTES = 2**17
 LINES_AT_A_TIME = 16
 """Of one batch, in the engine or on their way there."""
 SCHEMA = "#/components/schemas/{model}"
@@ -84,9 +91,9 @@ def score_router() -> APIRouter:
         """Which tokens of an answer depend on the picture: JSON, or packed arrays for `Accept: application/msgpack`."""
         with Holding(call.core, call.client) as holding:
             body = await read_body(request, JSON, call.core.info.limits.max_item_bytes, holding)
-            wanted = _parse(call, body)
+            prompt, wanted = await _off_the_loop(len(body), lambda: _parse(call, body))
         packed = PACKED in request.headers.get("accept", "")
-        return await _unless_gone(request, _answer(call, wanted, packed))
+        return await _unless_gone(request, _answer(call, prompt, wanted, packed))
 
     @router.post(
         "/score/batch",
@@ -102,6 +109,7 @@ def score_router() -> APIRouter:
         try:
             limit = call.core.info.limits.max_message_bytes
             body = await read_body(request, LINES, limit, holding)
+            _check_lines(body)
         except BaseException:
             holding.set(0)
             raise
@@ -110,27 +118,45 @@ def score_router() -> APIRouter:
     return router
 
 
-def _parse(call: Call, body: bytearray) -> ScoreRequest:
+def _parse(call: Call, body: bytearray) -> tuple[ChatPrompt, ScoreRequest]:
     try:
-        return parse_request(body)
+        wanted = parse_request(body)
+        wanted.item()
+        return wanted.prompt(), wanted
     except TeacherError as error:
         call.core.metrics.item_refused(call.client.key, error)
         raise
 
 
-async def _answer(call: Call, wanted: ScoreRequest, packed: bool) -> Response:
+async def _answer(call: Call, prompt: ChatPrompt, wanted: ScoreRequest, packed: bool) -> Response:
     if not packed:
-        return Response((await _scored(call, wanted)).model_dump_json(), media_type=JSON)
-    prepared, scores = await score_once(call.core, call.client, wanted.prompt(), wanted.item())
+        answer = await _scored(call, prompt, wanted)
+        body = await _off_the_loop(100 * len(answer.tokens), answer.model_dump_json)
+        return Response(body, media_type=JSON)
+    prepared, scores = await score_once(call.core, call.client, prompt, wanted.item())
     return Response(packed_answer(wanted.id, prepared, scores), media_type=PACKED)
 
 
-async def _scored(call: Call, wanted: ScoreRequest) -> ScoreAnswer:
-    prepared, scores = await score_once(call.core, call.client, wanted.prompt(), wanted.item())
+async def _scored(call: Call, prompt: ChatPrompt, wanted: ScoreRequest) -> ScoreAnswer:
+    prepared, scores = await score_once(call.core, call.client, prompt, wanted.item())
+    entries = len(scores.support_ids)
+    if entries > MOST_CANDIDATES:
+        raise LimitExceeded(
+            f"the answer has {entries} candidates, the limit of JSON is {MOST_CANDIDATES}; ask for "
+            f"{PACKED} or a smaller k",
+            ErrorDetail("k", str(entries), str(MOST_CANDIDATES)),
+        )
     texts = None
     if wanted.mode == "topk":
         texts = await texts_of(call.core, scores.support_ids.tolist())
-    return score_answer(wanted.id, prepared, scores, texts)
+    return await _off_the_loop(
+        100 * entries, lambda: score_answer(wanted.id, prepared, scores, texts)
+    )
+
+
+async def _off_the_loop(size: int, work: Callable[[], T]) -> T:
+    """What takes milliseconds is done in a thread: all streams share the loop."""
+    return await asyncio.to_thread(work) if size > LARGE_BYTES else work()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -150,10 +176,9 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 async def _answers(call: Call, body: bytearray, holding: Holding) -> AsyncIterator[bytes]:
     """A BatchLine for each line that is not blank."""
-    lines = ((i, line) for i, line in enumerate(body.splitlines()) if line.strip())
     running: set[asyncio.Task[BatchLine]] = set()
     try:
-        for i, line in lines:
+        for i, line in _lines(body):
             running.add(asyncio.create_task(_line(call, i, line)))
             if len(running) < LINES_AT_A_TIME:
                 continue
@@ -172,9 +197,32 @@ async def _answers(call: Call, body: bytearray, holding: Holding) -> AsyncIterat
 
 async def _line(call: Call, index: int, line: bytearray) -> BatchLine:
     try:
-        return BatchLine(index=index, answer=await _scored(call, _parse(call, line)))
+        prompt, wanted = await _off_the_loop(len(line), lambda: _parse(call, line))
+        return BatchLine(index=index, answer=await _scored(call, prompt, wanted))
     except Exception as error:
         return BatchLine(index=index, problem=problem_of(as_teacher_error(error)))
+
+
+def _lines(body: bytearray) -> Iterator[tuple[int, bytearray]]:
+    """Those that are not blank, one at a time, with their numbers."""
+    start = 0
+    for i in itertools.count():
+        end = body.find(b"\n", start)
+        line = body[start:] if end < 0 else body[start:end]
+        if line.strip():
+            yield i, line
+        if end < 0:
+            return
+        start = end + 1
+
+
+def _check_lines(body: bytearray) -> None:
+    lines = body.count(b"\n")
+    if lines > MOST_LINES:
+        raise InvalidItem(
+            f"the batch has {lines} lines, the limit is {MOST_LINES}; send the rest in another",
+            ErrorDetail("body", str(lines), str(MOST_LINES)),
+        )
 
 
 def _dump(line: BatchLine) -> bytes:

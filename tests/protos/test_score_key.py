@@ -38,10 +38,10 @@ ITEM = ScoreItem(ids(4, 5, 6), k=8, candidates=Candidates.from_rows([[1], [2, 3]
 
 def test_the_documented_bytes_of_a_key() -> None:
     parts = [
-        *(b"vgs.score.2", b"drop", b"topk"),
+        *(b"vgs.score.3", b"drop", b"topk"),
         *(b"weights", b"tokens", b"pixels"),
         *(struct.pack("<q", 1000), b"bfloat16", struct.pack("<q", 0), b""),
-        *(PROMPT.digest, b"tokens"),
+        *(PROMPT.digest, b"tokens", b""),
         *(b"ids", struct.pack("<iii", 4, 5, 6), b""),
         *(struct.pack("<iiii", 0, 1, 3, 3), struct.pack("<iii", 1, 2, 3)),
         *(struct.pack("<q", 8), b"f32", struct.pack("<q", 0), struct.pack("<q", 0)),
@@ -71,7 +71,8 @@ def test_the_form_of_the_arrays_does_not_count() -> None:
         (ChatPrompt, "messages images text_context | expected_responses"),
         (
             TeacherInfo,
-            "model_fingerprint tokenizer_fingerprint processor_fingerprint vocab_size dtype engine deterministic | "
+            "model_fingerprint tokenizer_fingerprint processor_fingerprint vocab_size dtype engine deterministic "
+            "text_fingerprint | "
             "teacher_id model_id model_revision special_ids context_length limits capabilities versions",
         ),
     ],
@@ -147,6 +148,14 @@ def test_what_is_asked_changes_the_key(change: dict[str, Any]) -> None:
 def test_what_the_messages_are_changes_the_key(change: dict[str, Any]) -> None:
     prompt = ChatPrompt("[]", (b"image",))
     assert score_key(INFO, replace(prompt, **change), ITEM) != score_key(INFO, prompt, ITEM)
+
+
+def test_how_text_becomes_ids_counts_where_there_is_text() -> None:
+    other = replace(INFO, text_fingerprint="another template")
+    chat, text = ChatPrompt("[]"), ScoreItem(response_text="so", mode="vds_only")
+    assert score_key(other, chat, ITEM) != score_key(INFO, chat, ITEM)
+    assert score_key(other, PROMPT, text) != score_key(INFO, PROMPT, text)
+    assert score_key(other, PROMPT, ITEM) == score_key(INFO, PROMPT, ITEM)
 
 
 def test_the_domain_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,6 +371,59 @@ async def test_a_body_past_the_limit_is_not_read():
         assert (await http.post("/v1/score", json=PLAIN)).status_code == 200
 
 
+async def test_a_batch_of_newlines_costs_nothing():
+    headers = {"Content-Type": "application/x-ndjson"}
+    async with stand_in() as (http, core, _):
+        few = await http.post("/v1/score/batch", content=b"\n" * 10_000, headers=headers)
+        assert (few.status_code, few.content) == (200, b"")
+        many = await http.post("/v1/score/batch", content=b"\n" * 10_001, headers=headers)
+        assert many.status_code == 422
+        assert "10001 lines" in many.json()["detail"]
+        assert core.ledger.kept_bytes == 0
+
+
+async def test_json_holds_no_millions_of_candidates(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("teacher_server.gateway.score_routes.MOST_CANDIDATES", 2)
+    wanted = PLAIN | {"response": "17 17 17", "mode": "topk"}
+    async with stand_in() as (http, _, _):
+        refused = await http.post("/v1/score", json=wanted)
+        assert refused.status_code == 413
+        assert "3 candidates" in refused.json()["detail"]
+        headers = {"Accept": "application/msgpack"}
+        assert (await http.post("/v1/score", json=wanted, headers=headers)).status_code == 200
+
+
+async def test_a_deadline_covers_the_prompt_too(monkeypatch: pytest.MonkeyPatch):
+    async with stand_in() as (http, core, engine):
+        prepare = engine.prepare
+
+        async def slowly(*arguments: Any) -> Any:
+            await asyncio.sleep(5)
+            return await prepare(*arguments)
+
+        monkeypatch.setattr(engine, "prepare", slowly)
+        response = await http.post("/v1/score", json=PLAIN | {"deadline_s": 0.2})
+        assert response.status_code == 504
+        assert core.ledger.kept_bytes == 0
+
+
+async def test_a_caller_that_leaves_in_the_middle_of_its_body_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+):
+    async with stand_in() as (http, core, _):
+        host, port = http.base_url.host, http.base_url.port
+        reader, writer = await asyncio.open_connection(host, port)
+        head = "POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+        writer.write(f"{head}\r\n".encode() + b"{" * 50)
+        await writer.drain()
+        await until(lambda: core.ledger.kept_bytes == 50)
+        writer.close()
+        await until(lambda: core.ledger.kept_bytes == 0)
+        assert await reader.read() == b""
+        assert (await http.post("/v1/score", json=PLAIN)).status_code == 200
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
 async def test_nothing_new_is_taken_while_it_shuts_down():
     async with stand_in(not_ready=lambda: "draining") as (http, _, _):
         response = await http.post("/v1/score", json=PLAIN)
