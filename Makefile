@@ -58,7 +58,7 @@ bench-vllm: $(VLLM_READY)  ## write benchmarks/results/vllm.json: our engine aga
 bench-service: $(READY)  ## write benchmarks/results/service.json: fairness, priority, capacity, soak
 	$(BIN)/python -m benchmarks.service $(BENCH_FLAGS)
 
-bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of 100,000 rows, about 8 minutes
+bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of 100,000 rows, about 10 minutes
 	$(BIN)/python -m benchmarks.scoring $(BENCH_FLAGS)
 
 chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; adds to service.json

@@ -29,7 +29,9 @@ from teacher_server.config import ServeConfig
 RESULTS = Path("benchmarks/results/scoring.json")
 PROCESSOR = Path("examples/digits/models/teacher")
 TOKENS_PER_S = 12_000
-"""Response tokens a second: one H100 with Qwen3-VL-8B scores 27,000 where eight share a prompt; here each has its own."""
+"""Response tokens a second. One H100 with Qwen3-VL-8B scores 27,000 where eight responses share a prompt; here each has
+a prompt and a picture of its own.
+"""
 PACKAGES = ("grpcio", "numpy", "pyarrow", "transformers")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 

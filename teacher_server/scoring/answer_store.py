@@ -37,9 +37,9 @@ class AnswerStore:
 
     def forget_before(self, row: int) -> None:
         """Rows below `row` are in shards: remove the blocks that have no others."""
-        if not self._folder.is_dir():
-            return
-        for path in list(self._folder.iterdir()):
+        for path in list(self._folder.glob("[0-9]*")):
+            if not path.name.isdecimal():
+                continue  # somebody else's
             number = int(path.name)
             if (number + 1) * self._block_rows <= row:
                 if number in self._caches:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BadRow(ValueError):
     """`code` is a word to count by, the message says what was wrong and how to mend it."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        # A row's own words may hold halves of surrogate pairs, which no terminal and no file takes.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.code = code
 
 
@@ -27,3 +30,17 @@ REMOTE_IMAGE = "remote_image"
 """A URL: nothing is downloaded."""
 EMPTY_RESPONSE = "empty_response"
 """Nothing to score."""
+SHOWN = 100
+"""Characters of a value in a message."""
+
+
+def shown(value: Any) -> str:
+    """A text as it stands, anything else with its type, cut where it is long."""
+    try:
+        text = value if isinstance(value, str) else f"{type(value).__name__} {value!r}"
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # an integer of thousands of digits, lists in lists
+        text = f"{type(value).__name__}: {error}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

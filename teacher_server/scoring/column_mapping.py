@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from teacher_server.scoring.bad_row import (
@@ -15,6 +14,7 @@ from teacher_server.scoring.bad_row import (
     NO_IMAGE,
     UNREADABLE_ROW,
     BadRow,
+    shown,
 )
 from teacher_server.scoring.dialogue import (
     Dialogue,
@@ -24,6 +24,7 @@ from teacher_server.scoring.dialogue import (
     with_images_first,
 )
 from teacher_server.scoring.image_file import ImageFile, image_files
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.sample import Message, Sample
 
 
@@ -40,9 +41,11 @@ class ColumnMapping:
     id_column: str | None = None
     """None: the row's number."""
     image_marker: str | None = None
-    """Inside a text of the messages it is an image; None: no text is."""
+    """Inside the question or a text of the messages it is an image; None: no text is."""
     system_prompt: str | None = None
     """For rows whose messages do not begin with one of their own."""
+    after_images: str = "\n"
+    """Between images that are put before a plain text, and this text; as the trainer's `data.after_images`."""
 
     def to_json(self) -> dict[str, str | None]:
         """As the manifest keeps it, with the columns that are in use."""
@@ -83,26 +86,32 @@ class ColumnMapping:
                 )
 
     def id_of(self, row: int, values: Mapping[str, Any]) -> str:
-        """The row's own id, or its number where it has none."""
+        """The row's own id, or its number where it has none. Raises BadRow where it can't be written down."""
         value = values.get(self.id_column) if self.id_column else None
-        return str(row) if value is None else str(value)
+        try:
+            text = str(row) if value is None else str(value)
+        except (ValueError, RecursionError) as error:
+            raise BadRow(
+                UNREADABLE_ROW, f"the id {self.id_column!r} is {shown(value)}; give a text"
+            ) from error
+        # Halves of surrogate pairs can be neither printed nor written.
+        return text.encode("utf-8", "replace").decode()
 
-    def sample(self, row: int, values: Mapping[str, Any], folder: Path) -> Sample:
-        """Row number `row` of data in `folder`, which paths are relative to. Raises BadRow."""
-        shown = image_files(values.get(self.image_column), folder)
+    def sample(self, row: int, values: Mapping[str, Any], folder: ImageFolder) -> Sample:
+        """Row number `row` of data in `folder`. Raises BadRow."""
+        id = self.id_of(row, values)
+        images = image_files(values.get(self.image_column), folder)
         dialogue = self._dialogue(values, folder)
         messages, response, turns = self._split(dialogue.turns, values)
-        messages, images = _place_images(messages, turns, dialogue.images, shown)
-        sample = Sample(
-            row, self.id_of(row, values), tuple(messages), tuple(images), response, tuple(turns)
-        )
+        messages, images = self._place_images(messages, turns, dialogue.images, images)
+        sample = Sample(row, id, tuple(messages), tuple(images), response, tuple(turns))
         try:
             "".join((sample.messages_json, response or sample.turns_json or "")).encode()
         except UnicodeEncodeError as error:
             raise BadRow(UNREADABLE_ROW, f"a text of the row is not Unicode: {error}") from error
         return sample
 
-    def _dialogue(self, values: Mapping[str, Any], folder: Path) -> Dialogue:
+    def _dialogue(self, values: Mapping[str, Any], folder: ImageFolder) -> Dialogue:
         if self.messages_column:
             value = self._value(values, self.messages_column)
             dialogue = read_dialogue(value, folder, self.image_marker)
@@ -113,7 +122,8 @@ class ColumnMapping:
                     BAD_MESSAGES,
                     f"{self.question_column!r} is a {type(question).__name__}; give a text",
                 )
-            dialogue = Dialogue([{"role": "user", "content": question}])
+            turns = [{"role": "user", "content": question}]
+            dialogue = read_dialogue(turns, folder, self.image_marker)
         if self.system_prompt is not None and dialogue.turns[0]["role"] != "system":
             dialogue.turns.insert(0, {"role": "system", "content": self.system_prompt})
         return dialogue
@@ -140,6 +150,33 @@ class ColumnMapping:
         _response(said, "every turn of the assistant's")
         return messages, None, turns
 
+    def _place_images(
+        self,
+        messages: list[Message],
+        turns: Sequence[Message],
+        inline: Sequence[ImageFile | None],
+        column: Sequence[ImageFile],
+    ) -> tuple[list[Message], list[ImageFile]]:
+        """The row's images in the places that the messages have for them, or else before the first question."""
+        if image_parts(turns):
+            raise BadRow(
+                IMAGE_COUNT,
+                "an image comes after the first response; make each response after it a row of its own, with all that "
+                "stands before as its messages",
+            )
+        if not inline and not column:
+            raise BadRow(NO_IMAGE, "the row has no image, so that nothing can depend on one")
+        if not inline:
+            return with_images_first(messages, len(column), self.after_images), list(column)
+        places = inline.count(None)
+        if places != len(column):
+            raise BadRow(
+                IMAGE_COUNT if column else NO_IMAGE,
+                f"the messages have {places} places for {len(column)} images of the image column",
+            )
+        rest = iter(column)
+        return messages, [next(rest) if image is None else image for image in inline]
+
     def _value(self, values: Mapping[str, Any], column: str) -> Any:
         value = values.get(column)
         if value is None:
@@ -151,32 +188,8 @@ def _response(value: Any, what: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow(EMPTY_RESPONSE, f"{what} is {'missing' if value is None else 'empty'}")
     if isinstance(value, str | int) and not isinstance(value, bool):
-        return str(value)
+        try:
+            return str(value)
+        except ValueError as error:  # it has too many digits to be written
+            raise BadRow(EMPTY_RESPONSE, f"{what} is {shown(value)}; give a text") from error
     raise BadRow(EMPTY_RESPONSE, f"{what} is a {type(value).__name__}; give a text")
-
-
-def _place_images(
-    messages: list[Message],
-    turns: Sequence[Message],
-    inline: Sequence[ImageFile | None],
-    shown: Sequence[ImageFile],
-) -> tuple[list[Message], list[ImageFile]]:
-    """The row's images in the places that the messages have for them, or else before the first question."""
-    if image_parts(turns):
-        raise BadRow(
-            IMAGE_COUNT,
-            "an image comes after the first response; make each response after it a row of its own, with all that "
-            "stands before as its messages",
-        )
-    if not inline and not shown:
-        raise BadRow(NO_IMAGE, "the row has no image, so that nothing can depend on one")
-    if not inline:
-        return with_images_first(messages, len(shown)), list(shown)
-    places = inline.count(None)
-    if places != len(shown):
-        raise BadRow(
-            IMAGE_COUNT if shown else NO_IMAGE,
-            f"the messages have {places} places for {len(shown)} images of the image column",
-        )
-    rest = iter(shown)
-    return messages, [next(rest) if image is None else image for image in inline]

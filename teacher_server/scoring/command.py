@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 
-from protos.errors import LimitExceeded, TeacherError, Unavailable
+from protos.errors import DeadlineExceeded, LimitExceeded, TeacherError, Unavailable
 from teacher_server.scoring.config import ScoreConfig, SelectConfig
 from teacher_server.scoring.dry_run import show
 from teacher_server.scoring.manifest import Manifest
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 def score(config: ScoreConfig) -> int:
     """Score, or show what would be; returns the exit status: 0 where every row was scored, 3 where some failed, 75
-    where the teacher stays away, 1 where it refuses, 130 where the run was interrupted.
+    where the teacher stays away, full or late, 1 where it refuses, 130 where the run was interrupted.
     """
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # As the first process of a container nothing else would end it.
@@ -33,7 +33,7 @@ def score(config: ScoreConfig) -> int:
         manifest = run(config)
     except TeacherError as error:
         print(f"teacher-server score: {error}{_kept(config)}", file=sys.stderr)
-        away = isinstance(error, Unavailable | LimitExceeded)
+        away = isinstance(error, Unavailable | LimitExceeded | DeadlineExceeded)
         return TEACHER_AWAY if away else TEACHER_REFUSES
     except KeyboardInterrupt:
         print(f"interrupted{_kept(config)}", file=sys.stderr)

@@ -35,11 +35,16 @@ class ScoreConfig(CredentialSettings):
     id_column: str | None = None
     """Name of the row in the output; default its number."""
     image_marker: str | None = None
-    """Text inside the messages that stands for an image, such as <image>; default: none does."""
+    """Text inside question or messages that stands for an image, such as <image>; where there is none the images come
+    first. Default: no text does."""
     system_prompt: str | None = None
     """System turn for rows that have none of their own."""
+    after_images: str = "\n"
+    """Text between the images and the question, where the images are put first; the trainer's `data.after_images`."""
     text_context: TextContext = "drop"
     """What the teacher sees instead of the images: nothing, or grey pictures of their sizes."""
+    allow_paths_outside: bool = False
+    """Let paths in rows lead out of the data's folder, to any file that this process can read."""
     split: str = "train"
     """Of a data set read through `datasets`."""
     subset: str | None = None
@@ -50,6 +55,8 @@ class ScoreConfig(CredentialSettings):
     """Only so many rows, from the first."""
     resume: bool = False
     """Go on with what is in --out."""
+    retry_failed: bool = False
+    """With --resume: ask again for the rows that failed."""
     dry_run: bool = False
     """Show the mapping and the first rows as the teacher would see them, and score nothing."""
     shard_rows: int = Field(default=2000, ge=1)
@@ -67,6 +74,8 @@ class ScoreConfig(CredentialSettings):
     def _somewhere_to_go(self) -> ScoreConfig:
         if self.out is None and not self.dry_run:
             raise ValueError("say where the scores go: --out DIR, or look first: --dry-run")
+        if self.retry_failed and not self.resume:
+            raise ValueError("--retry-failed goes on with rows of an earlier run; say --resume too")
         return self
 
 

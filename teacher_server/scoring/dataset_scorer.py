@@ -8,13 +8,15 @@ Memory is bounded by what is under way, by rows that wait for an earlier one, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from protos.client import TeacherClient
 from protos.errors import (
     CODES,
-    DeadlineExceeded,
     EchoMismatch,
     InternalFault,
     InvalidItem,
@@ -30,11 +32,12 @@ from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.budget import Budget
 from teacher_server.scoring.column_mapping import ColumnMapping
 from teacher_server.scoring.config import ScoreConfig
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.progress import Progress
 from teacher_server.scoring.row_result import RowResult
 from teacher_server.scoring.sample import Sample
 from teacher_server.scoring.score_folder import ScoreFolder
-from teacher_server.scoring.source import Row, Source
+from teacher_server.scoring.source import Row, Source, chosen_rows
 
 ROWS_UNDER_WAY = 1024
 """Of each replica; fewer where a row is large."""
@@ -51,12 +54,17 @@ READ_ROWS, READ_BYTES = 64, 8 * 2**20
 SMALL_BYTES = 2**18
 """Hashed at once; what is larger goes to a thread."""
 FAILURES_TOLD = 10
-ROW_ERRORS = (InvalidItem, LimitExceeded, DeadlineExceeded, InternalFault, EchoMismatch)
-"""What a teacher says of one row. Everything else says that no row can be scored now, and ends the run."""
+ROW_ERRORS = (InvalidItem, LimitExceeded, InternalFault, EchoMismatch)
+"""What a teacher says of one row. Everything else, a deadline too, says of the teacher that it can't score now, and
+ends the run.
+"""
+
+Save: TypeAlias = Callable[[Sequence[RowResult]], None]
+"""Writes rows into the folder."""
 
 
 class DatasetScorer:
-    """One run over the rows that the folder lacks."""
+    """One run over the rows that the folder lacks; before them, where that is asked for, over those that failed."""
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class DatasetScorer:
         self._config = config
         self._progress = progress
         self._failures_told = 0
+        self._images = ImageFolder(source.folder, config.allow_paths_outside)
         replicas, limits = max(1, len(client.replicas)), client.info.limits
         self._max_response_tokens = limits.max_response_tokens
         self._under_way = Budget(
@@ -89,18 +98,23 @@ class DatasetScorer:
 
     async def run(self) -> None:
         """Raises a TeacherError where the teacher is of no use any more; what was answered is kept."""
-        self._progress.begin(self._folder.next_row, self._total())
+        folder, columns = self._folder, self._mapping.columns
+        failed = await in_thread(folder.failed_rows) if self._config.retry_failed else []
+        self._progress.begin(folder.next_row - len(failed), self._total())
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._write())
-                rows = self._source.rows(self._folder.next_row, self._mapping.columns)
-                rows = itertools.takewhile(self._within_limit, rows)
-                while batch := await asyncio.to_thread(self._read, rows):
-                    for sample in batch:
-                        await self._begin(sample, tasks)
-                self._in_order.put_nowait(None)
+            await self._score(chosen_rows(self._source, failed, columns), folder.replace)
+            rows = self._source.rows(folder.next_row, columns)
+            await self._score(itertools.takewhile(self._within_limit, rows), folder.add)
         except BaseExceptionGroup as group:
             raise _first(group) from None
+
+    async def _score(self, rows: Iterator[tuple[int, Row | BadRow]], save: Save) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write(save))
+            while batch := await asyncio.to_thread(self._read, rows):
+                for sample in batch:
+                    await self._begin(sample, tasks)
+            self._in_order.put_nowait(None)
 
     def _within_limit(self, numbered: tuple[int, Row | BadRow]) -> bool:
         return self._config.limit is None or numbered[0] < self._config.limit
@@ -119,15 +133,14 @@ class DatasetScorer:
             try:
                 if isinstance(values, BadRow):
                     raise values
-                sample = self._mapping.sample(number, values, self._source.folder)
+                sample = self._mapping.sample(number, values, self._images)
                 batch.append(sample)
                 size += sample.memory_bytes
             except BadRow as error:
-                id = (
-                    str(number)
-                    if isinstance(values, BadRow)
-                    else self._mapping.id_of(number, values)
-                )
+                id = str(number)
+                if not isinstance(values, BadRow):
+                    with contextlib.suppress(BadRow):  # then it is `error`
+                        id = self._mapping.id_of(number, values)
                 batch.append(RowResult.failed(number, id, error.code, str(error)))
             if len(batch) >= READ_ROWS or size >= READ_BYTES:
                 break
@@ -186,7 +199,7 @@ class DatasetScorer:
 
     # ------------------------------------------------------------------------------------- writing
 
-    async def _write(self) -> None:
+    async def _write(self, save: Save) -> None:
         """Rows in the order of the data, whatever the order of their answers."""
         results: list[RowResult] = []
         tokens = 0
@@ -198,13 +211,10 @@ class DatasetScorer:
             tokens += result.tokens
             self._tell(result)
             if len(results) >= self._config.shard_rows or tokens >= SHARD_TOKENS:
-                await self._save(results)
+                await in_thread(functools.partial(save, results))
                 results, tokens = [], 0
         if results:
-            await self._save(results)
-
-    async def _save(self, results: Sequence[RowResult]) -> None:
-        await in_thread(lambda: self._folder.add(results))
+            await in_thread(functools.partial(save, results))
 
     def _tell(self, result: RowResult) -> None:
         self._progress.row_done(result.tokens, self._total())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from teacher_server.scoring.bad_row import BAD_MESSAGES, IMAGE_COUNT, BadRow
+from teacher_server.scoring.bad_row import BAD_MESSAGES, IMAGE_COUNT, BadRow, shown
 from teacher_server.scoring.image_file import ImageFile, image_files
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.sample import Message
 
 ROLES = {
@@ -28,7 +28,7 @@ class Dialogue:
     """One for each image part, in order; None: the next of the row's image column."""
 
 
-def read_dialogue(value: Any, folder: Path, image_marker: str | None = None) -> Dialogue:
+def read_dialogue(value: Any, folder: ImageFolder, image_marker: str | None = None) -> Dialogue:
     """`value` is a list of {role, content} or {from, value}, or such a list as JSON text.
 
     Content is a text, or a list of parts; an image part stands for the row's next image, or brings its own under
@@ -37,7 +37,7 @@ def read_dialogue(value: Any, folder: Path, image_marker: str | None = None) -> 
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRow(
                 BAD_MESSAGES, f"the messages are a text that is not JSON: {error}"
             ) from error
@@ -63,24 +63,32 @@ def image_parts(messages: Sequence[Message]) -> int:
     return sum(content.count(IMAGE_PART) for content in contents if not isinstance(content, str))
 
 
-def with_images_first(messages: Sequence[Message], images: int) -> list[Message]:
-    """So many image parts put before the first content of the user. Raises BadRow where the user says nothing."""
+def with_images_first(messages: Sequence[Message], images: int, after: str = "") -> list[Message]:
+    """So many image parts put before the first content of the user; `after` comes between them and a plain text.
+
+    Raises BadRow where the user says nothing.
+    """
     for number, message in enumerate(messages):
         if message["role"] == "user":
             content = message["content"]
-            said = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            shown = message | {"content": [*[IMAGE_PART] * images, *said]}
-            return [*messages[:number], shown, *messages[number + 1 :]]
+            if isinstance(content, str):
+                content = [{"type": "text", "text": after + content}]
+            asked = message | {"content": [*[IMAGE_PART] * images, *content]}
+            return [*messages[:number], asked, *messages[number + 1 :]]
     raise BadRow(BAD_MESSAGES, "no turn of the user's that could show the images")
 
 
-def _add(dialogue: Dialogue, turn: Any, place: str, folder: Path, marker: str | None) -> None:
+def _add(
+    dialogue: Dialogue, turn: Any, place: str, folder: ImageFolder, marker: str | None
+) -> None:
     if not isinstance(turn, Mapping):
         raise BadRow(BAD_MESSAGES, f"{place} is {_kind(turn)}; give {{role, content}}")
     role = turn.get("role") or turn.get("from")
     content = turn.get("content") if turn.get("content") is not None else turn.get("value")
-    if role not in ROLES:
-        raise BadRow(BAD_MESSAGES, f"{place} has the role {role!r}; known are {', '.join(ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRow(
+            BAD_MESSAGES, f"{place} has the role {shown(role)}; known are {', '.join(ROLES)}"
+        )
     if content is None:
         raise BadRow(BAD_MESSAGES, f"{place} has no content")
     if isinstance(content, str) and not (marker and marker in content):
@@ -104,7 +112,7 @@ class _Image:
     """None: the part only says where."""
 
 
-def _own_image(part: _Image, place: str, folder: Path) -> ImageFile | None:
+def _own_image(part: _Image, place: str, folder: ImageFolder) -> ImageFile | None:
     if part.value is None:
         return None
     images = image_files(part.value, folder)

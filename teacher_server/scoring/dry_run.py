@@ -15,6 +15,7 @@ from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.column_mapping import ColumnMapping
 from teacher_server.scoring.config import ScoreConfig
 from teacher_server.scoring.image_file import ImageFile
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.sample import Message, Sample
 from teacher_server.scoring.scoring_run import check_abilities, client_of, mapping_of
 from teacher_server.scoring.source import open_source
@@ -39,12 +40,13 @@ def show(config: ScoreConfig, say: Callable[[str], None] = print) -> bool:
     say(f"context   {config.text_context}")
     say(f"teacher   {_teacher(config)}")
     well = True
+    images = ImageFolder(source.folder, config.allow_paths_outside)
     rows = source.rows(columns=mapping.columns)
     for number, values in itertools.islice(rows, min(ROWS, config.limit or ROWS)):
         try:
             if isinstance(values, BadRow):
                 raise values
-            sample = mapping.sample(number, values, source.folder)
+            sample = mapping.sample(number, values, images)
             say(f"\nrow {number} (id {sample.id})")
             for line in _rendered(sample):
                 say(line)

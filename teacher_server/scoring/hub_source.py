@@ -18,7 +18,7 @@ class HubSource:
     def __init__(self, name: str, split: str, revision: str | None, subset: str | None) -> None:
         """Raises ValueError where `datasets` is missing or finds nothing."""
         folder = Path(name)
-        self.folder = folder if folder.is_dir() else Path()
+        self.folder: Path | None = folder if folder.is_dir() else None
         path = str(folder.resolve()) if folder.is_dir() else name
         resolved = None if folder.is_dir() else _resolved(name, revision)
         self._stream = _load(path, split, resolved or revision, subset)

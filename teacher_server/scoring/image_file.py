@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from teacher_server.scoring.bad_row import REMOTE_IMAGE, UNREADABLE_IMAGE, BadRow
+from teacher_server.scoring.bad_row import REMOTE_IMAGE, UNREADABLE_IMAGE, BadRow, shown
+from teacher_server.scoring.image_folder import ImageFolder
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
-SHOWN = 100
-"""Characters of a value in an error."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class ImageFile:
             raise BadRow(UNREADABLE_IMAGE, f"can't read an image: {error}") from error
 
 
-def image_files(value: Any, folder: Path) -> tuple[ImageFile, ...]:
+def image_files(value: Any, folder: ImageFolder) -> tuple[ImageFile, ...]:
     """The images that a row's value names; none for None.
 
     `value` is encoded bytes, a path relative to `folder`, a base64 data URI, a `datasets.Image` struct {bytes, path}, a
-    decoded PIL image (which becomes a PNG), or a list of these. Raises BadRow for anything else, for a URL, and where
-    there is no such file; a file that is there is not read yet.
+    decoded PIL image (which becomes a PNG), or a list of these. Raises BadRow for anything else, for a URL, for
+    a path that may not be followed, and where there is no such file; a file that is there is not read yet.
     """
     if value is None:
         return ()
@@ -57,54 +55,65 @@ def image_files(value: Any, folder: Path) -> tuple[ImageFile, ...]:
     return (_image_file(value, folder),)
 
 
-def _image_file(value: Any, folder: Path, place: str = "", name: str | None = None) -> ImageFile:
+def _image_file(value: Any, folder: ImageFolder, place: str = "") -> ImageFile:
     match value:
         case bytes() | bytearray() | memoryview():
-            if not len(value):
-                raise BadRow(UNREADABLE_IMAGE, f"{place}an image has no bytes")
-            return ImageFile(bytes(value), name=name, size_bytes=len(value))
+            return _from_bytes(value, place)
         case str():
             return _from_text(value, folder, place)
         case Image.Image():
-            buffer = io.BytesIO()
-            value.save(buffer, format="PNG")
-            return _image_file(buffer.getvalue(), folder, place)
-        case Mapping():
-            data, path = value.get("bytes"), value.get("path")
-            if data is not None:
-                return _image_file(data, folder, place, name=path)
-            if path is not None:
-                return _image_file(path, folder, place)
+            return _from_bytes(_as_png(value, place), place)
+        case {"bytes": bytes() | bytearray() | memoryview() as data, **rest}:
+            path = rest.get("path")
+            return _from_bytes(data, place, path if isinstance(path, str) else None)
+        case {"bytes": str() as text} | {"bytes": None, "path": str() as text}:
+            return _from_text(text, folder, place)
+        case {"path": str() as text} if "bytes" not in value:
+            return _from_text(text, folder, place)
+        case _:
+            pass
     raise BadRow(
         UNREADABLE_IMAGE,
-        f"{place}an image is {_shown(value)}; give encoded bytes, a path, a datasets.Image or a list of these",
+        f"{place}an image is {shown(value)}; give encoded bytes, a path, a datasets.Image or a list of these",
     )
 
 
-def _from_text(text: str, folder: Path, place: str) -> ImageFile:
+def _from_bytes(
+    data: bytes | bytearray | memoryview, place: str, name: str | None = None
+) -> ImageFile:
+    if not len(data):
+        raise BadRow(UNREADABLE_IMAGE, f"{place}an image has no bytes")
+    return ImageFile(bytes(data), name=name, size_bytes=len(data))
+
+
+def _as_png(picture: Image.Image, place: str) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, format="PNG")
+    except (OSError, ValueError) as error:  # a mode that PNG has not, a file that was closed
+        raise BadRow(UNREADABLE_IMAGE, f"{place}a decoded image: {error}") from error
+    return buffer.getvalue()
+
+
+def _from_text(text: str, folder: ImageFolder, place: str) -> ImageFile:
     if head := _DATA_URI.match(text):
         try:
             data = base64.b64decode(text[head.end() :], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise BadRow(
                 UNREADABLE_IMAGE, f"{place}a data URI that is not base64: {error}"
             ) from error
-        return _image_file(data, folder, place)
+        return _from_bytes(data, place)
     if _URL.match(text):
         raise BadRow(
             REMOTE_IMAGE,
-            f"{place}{_shown(text)} is a URL, and nothing is downloaded; fetch it first, and give its path or bytes",
+            f"{place}{shown(text)} is a URL, and nothing is downloaded; fetch it first, and give its path or bytes",
         )
-    path = folder / text
+    path = folder.find(text, place)
     try:
         size_bytes = path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):  # a name too long, or with a zero byte: no path at all
         size_bytes = None
     if size_bytes is None:
-        raise BadRow(UNREADABLE_IMAGE, f"{place}no image file at {_shown(str(path))}")
+        raise BadRow(UNREADABLE_IMAGE, f"{place}no image file at {shown(str(path))}")
     return ImageFile(None, path, name=text, size_bytes=size_bytes)
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else f"{type(value).__name__} {value!r}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -21,7 +21,7 @@ class JsonlSource:
 
     def __init__(self, path: Path) -> None:
         self.identity: Identity = file_identity("jsonl", path)
-        self.folder = path.parent
+        self.folder: Path | None = path.parent
         self._path = path
         self._bytes_read = self._rows_read = 0
         peeked = [row for _, row in itertools.islice(self.rows(), PEEKED)]

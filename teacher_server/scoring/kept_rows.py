@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.image_file import image_files
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.source import Source
 from teacher_server.scoring.whole_file import whole_file
 
@@ -27,12 +28,14 @@ def write_kept_rows(
     out: Path,
     image_column: str | None,
     extra: tuple[str, npt.NDArray[np.float64]],
+    allow_paths_outside: bool = False,
 ) -> None:
     """The rows with these numbers, ascending, with one column more: its name, and a value for each row.
 
     Where the data state no schema they are read twice. Raises ValueError where a row is no more what it was.
     """
     name, values = extra
+    folder = ImageFolder(source.folder, allow_paths_outside)
     if name in source.columns:
         raise ValueError(f"the data have a column {name!r} already; rename it there")
     several = image_column is not None and _has_lists(source, rows, image_column)
@@ -40,7 +43,7 @@ def write_kept_rows(
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         written = 0
-        for batch in _batches(_kept(source, rows), source.folder, image_column, several):
+        for batch in _batches(_kept(source, rows), folder, image_column, several):
             for row in batch:
                 row[name] = float(values[written])
                 written += 1
@@ -68,7 +71,7 @@ def _kept(source: Source, rows: npt.NDArray[np.int64]) -> Iterator[dict[str, Any
 
 
 def _batches(
-    kept: Iterator[dict[str, Any]], folder: Path, image_column: str | None, several: bool
+    kept: Iterator[dict[str, Any]], folder: ImageFolder, image_column: str | None, several: bool
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows with their images embedded, a bounded number of bytes at a time."""
     batch: list[dict[str, Any]] = []
@@ -86,7 +89,7 @@ def _batches(
         yield batch
 
 
-def _embedded(value: Any, folder: Path) -> list[dict[str, Any]]:
+def _embedded(value: Any, folder: ImageFolder) -> list[dict[str, Any]]:
     return [{"bytes": image.read(), "path": image.name} for image in image_files(value, folder)]
 
 

@@ -20,10 +20,11 @@ NAME = "manifest.json"
 PACKAGES = ("vgs-opd", "grpcio", "numpy", "pyarrow")
 TEACHER = (
     *("teacher_id", "model_id", "model_revision", "model_fingerprint", "tokenizer_fingerprint"),
-    *("processor_fingerprint", "vocab_size", "engine", "dtype", "deterministic", "versions"),
+    *("processor_fingerprint", "text_fingerprint", "vocab_size"),
+    *("engine", "dtype", "deterministic", "versions"),
 )
 SAME_TEACHER = (
-    *("model_fingerprint", "tokenizer_fingerprint", "processor_fingerprint"),
+    *("model_fingerprint", "tokenizer_fingerprint", "processor_fingerprint", "text_fingerprint"),
     *("vocab_size", "dtype", "deterministic"),
 )
 """What determines scores, as in protos.score_key; names, engines and versions may change under a run."""
@@ -82,6 +83,17 @@ class Manifest:
             return cls(**values | {"counts": Counts(**values["counts"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no manifest of scores: {error!r}") from error
+
+    @property
+    def allow_paths_outside(self) -> bool:
+        """Whether paths in rows were followed wherever they led."""
+        return bool(self.settings.get("allow_paths_outside"))
+
+    def going_on_from(self, begun: Manifest) -> Manifest:
+        """The same of a run that goes on with the rows of earlier ones."""
+        allowed = self.allow_paths_outside or begun.allow_paths_outside
+        settings = self.settings | {"allow_paths_outside": allowed}
+        return dataclasses.replace(self, started=begun.started, settings=settings)
 
     def disagreements(self, other: Manifest) -> list[str]:
         """In what the two are of different scores: data, mapping, text context or teacher."""

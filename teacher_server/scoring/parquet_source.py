@@ -22,7 +22,7 @@ class ParquetSource:
 
     def __init__(self, path: Path) -> None:
         self.identity: Identity = file_identity("parquet", path)
-        self.folder = path.parent
+        self.folder: Path | None = path.parent
         self._path = path
         try:
             with self._open() as file:

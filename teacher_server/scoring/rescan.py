@@ -7,9 +7,10 @@ from pathlib import Path
 
 from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.column_mapping import ColumnMapping
+from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.manifest import Manifest
 from teacher_server.scoring.sample import Sample
-from teacher_server.scoring.source import reopen_source
+from teacher_server.scoring.source import chosen_rows, reopen_source
 
 
 def scanned_samples(
@@ -22,17 +23,10 @@ def scanned_samples(
     manifest = Manifest.read(Path(folder))
     mapping = ColumnMapping.from_json(manifest.mapping)
     source = reopen_source(manifest.data, data)
-    wanted = sorted(set(rows))
-    if not wanted:
-        return
-    left = set(wanted)
-    for number, values in source.rows(wanted[0], mapping.columns):
-        if number in left:
-            left.remove(number)
-            try:
-                if not isinstance(values, BadRow):
-                    yield mapping.sample(number, values, source.folder)
-            except BadRow:
-                continue
-        if not left:
-            return
+    images = ImageFolder(source.folder, manifest.allow_paths_outside)
+    for number, values in chosen_rows(source, rows, mapping.columns):
+        try:
+            if not isinstance(values, BadRow):
+                yield mapping.sample(number, values, images)
+        except BadRow:
+            continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def mapping_of(config: ScoreConfig) -> ColumnMapping:
         config.id_column,
         config.image_marker,
         config.system_prompt,
+        config.after_images,
     )
 
 
@@ -82,10 +84,17 @@ async def _run(
             mapping=mapping.to_json(),
             text_context=config.text_context,
             teacher=teacher_json(client.info),
-            settings={"limit": config.limit, "shard_rows": config.shard_rows},
+            settings={
+                "limit": config.limit,
+                "shard_rows": config.shard_rows,
+                "allow_paths_outside": config.allow_paths_outside,
+            },
             started=now(),
         )
-        with await in_thread(lambda: ScoreFolder(out, manifest, resume=config.resume)) as folder:
+        opened = functools.partial(
+            ScoreFolder, out, manifest, resume=config.resume, retry_failed=config.retry_failed
+        )
+        with await in_thread(opened) as folder:
             await DatasetScorer(client, source, mapping, folder, config, progress).run()
             await in_thread(folder.finish)
             return folder.manifest

@@ -90,6 +90,7 @@ def run_selection(config: SelectConfig) -> Selection:
         config.out,
         image_column if image_column in source.columns else None,
         (f"vds_{config.by}", selection.values),
+        manifest.allow_paths_outside,
     )
     return selection
 

@@ -101,6 +101,16 @@ def write_shard(folder: Path, number: int, results: Sequence[RowResult]) -> Shar
     return Shard(path, results[0].row, len(results))
 
 
+def replace_rows(shard: Shard, results: Sequence[RowResult]) -> None:
+    """Write the shard again with other results for some of its rows; the shares are to be filled in anew."""
+    table = pq.read_table(shard.path)
+    replaced = np.isin(table["row"].to_numpy(), [result.row for result in results])
+    others = table.filter(pa.array(~replaced)).cast(SCHEMA)
+    keys = {name: value for name, value in table.schema.metadata.items() if name != Q70_KEY}
+    table = pa.concat_tables([others, _table(results)]).sort_by("row")
+    _write(shard.path, table.replace_schema_metadata(keys))
+
+
 def fill_shares(shard: Shard, q70: float) -> None:
     """Write the shard again with each row's share of tokens above `q70`; nothing to do where that is done."""
     stated = repr(q70).encode()

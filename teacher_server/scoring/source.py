@@ -25,8 +25,8 @@ class Source(Protocol):
         ...
 
     @property
-    def folder(self) -> Path:
-        """Which paths in the rows are relative to."""
+    def folder(self) -> Path | None:
+        """Which paths in the rows are relative to; None where the data are in none here."""
         ...
 
     @property
@@ -77,6 +77,21 @@ def open_source(
     from teacher_server.scoring.hub_source import HubSource
 
     return HubSource(data, split, revision, subset)
+
+
+def chosen_rows(
+    source: Source, chosen: Collection[int], columns: Collection[str] | None = None
+) -> Iterator[tuple[int, Row | BadRow]]:
+    """Those of `Source.rows` with these numbers, in the order of the data."""
+    left = set(chosen)
+    if not left:
+        return
+    for number, values in source.rows(min(left), columns):
+        if number in left:
+            left.remove(number)
+            yield number, values
+        if not left:
+            return
 
 
 def reopen_source(identity: Identity, data: str | None = None) -> Source:

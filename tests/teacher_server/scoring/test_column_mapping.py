@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from student_trainer.config import DataConfig
 from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.column_mapping import ColumnMapping
+from teacher_server.scoring.image_folder import ImageFolder
 from tests.pictures import noise
 
-HERE = Path()
+HERE = ImageFolder(Path())
 ONE, TWO = noise(1), noise(2)
 IMAGE = {"type": "image"}
 CHAT = ColumnMapping(messages_column="messages")
@@ -34,7 +36,7 @@ def test_question_and_response():
     found = sample(image=ONE, question="what?", response=" a fox\n")
     assert found.row == 4
     assert found.id == "4"
-    assert found.messages == (user([IMAGE, text("what?")]),)
+    assert found.messages == (user([IMAGE, text("\nwhat?")]),)
     assert [image.read() for image in found.images] == [ONE]
     assert found.response == " a fox\n", "it is scored as it stands"
     assert found.turns == ()
@@ -46,7 +48,7 @@ def test_other_names_several_images_and_a_system_prompt():
     assert found.id == "12"
     assert found.messages == (
         {"role": "system", "content": "Be brief."},
-        user([IMAGE, IMAGE, text("which?")]),
+        user([IMAGE, IMAGE, text("\nwhich?")]),
     )
     assert found.response == "7"
 
@@ -76,7 +78,22 @@ def test_messages_whose_last_turn_is_the_response():
 def test_images_come_before_the_first_question_where_no_place_is_named():
     turns = [{"role": "system", "content": "s"}, user("what?"), assistant("a fox")]
     found = sample(CHAT, image=[ONE, TWO], messages=turns)
-    assert found.messages == (turns[0], user([IMAGE, IMAGE, text("what?")]))
+    assert found.messages == (turns[0], user([IMAGE, IMAGE, text("\nwhat?")]))
+
+
+def test_what_stands_between_images_and_question_is_the_trainers():
+    assert ColumnMapping().after_images == DataConfig().after_images
+    for after in ("", "\n", " : "):
+        found = sample(ColumnMapping(after_images=after), image=ONE, question="q", response="r")
+        assert found.messages == (user([IMAGE, text(after + "q")]),)
+    # Whoever gives parts, or marks the places, says all that there is.
+    parts = [user([text("what?")]), assistant("a fox")]
+    assert sample(CHAT, image=ONE, messages=parts).messages == (user([IMAGE, text("what?")]),)
+    parts = [user([IMAGE, text("what?")]), assistant("a fox")]
+    assert sample(CHAT, image=ONE, messages=parts).messages == (parts[0],)
+    kept = ColumnMapping(after_images="").to_json()
+    assert kept["after_images"] == ""
+    assert ColumnMapping.from_json(kept).after_images == ""
 
 
 def test_every_turn_of_the_assistant_is_scored():
@@ -88,7 +105,7 @@ def test_every_turn_of_the_assistant_is_scored():
     ]
     found = sample(CHAT, image=ONE, messages=turns)
     assert found.response is None
-    assert found.messages == (user([IMAGE, text("what?")]),)
+    assert found.messages == (user([IMAGE, text("\nwhat?")]),)
     assert found.turns == tuple(turns[1:])
     assert json.loads(found.item().response_turns) == turns[1:]
     assert found.item().response_text is None
@@ -105,14 +122,24 @@ def test_sharegpt_with_a_marker():
     assert found.response == "A fox."
     plain = ColumnMapping(messages_column="conversations")
     found = sample(plain, image=ONE, conversations=turns)
-    assert found.messages == (user([IMAGE, text("<image>\nWhat?")]),), "no text is magic unasked"
+    assert found.messages == (user([IMAGE, text("\n<image>\nWhat?")]),), "no text is magic unasked"
+
+
+def test_a_marker_inside_the_question():
+    marked = ColumnMapping(image_marker="<image>")
+    found = sample(marked, image=[ONE, TWO], question="<image> or <image>?", response="r")
+    assert found.messages == (user([IMAGE, text(" or "), IMAGE, text("?")]),)
+    found = sample(marked, image=[ONE, TWO], question="which?", response="r")
+    assert found.messages == (user([IMAGE, IMAGE, text("\nwhich?")]),)
+    with pytest.raises(BadRow, match="1 places for 2 images"):
+        sample(marked, image=[ONE, TWO], question="<image>?", response="r")
 
 
 def test_the_response_may_stand_beside_the_messages():
     turns = [user("a"), assistant("b"), user("c")]
     mapping = ColumnMapping(messages_column="messages", response_column="chosen")
     found = sample(mapping, image=ONE, messages=turns, chosen="d")
-    assert found.messages == (user([IMAGE, text("a")]), *turns[1:])
+    assert found.messages == (user([IMAGE, text("\na")]), *turns[1:])
     assert found.response == "d"
 
 
@@ -147,6 +174,7 @@ BAD = [
     (ROW | {"response": " \n"}, "empty_response", "'response' is empty"),
     (ROW | {"response": ["r"]}, "empty_response", "is a list"),
     (ROW | {"response": True}, "empty_response", "is a bool"),
+    (ROW | {"response": 10**5000}, "empty_response", "'response' is int"),
     (ROW | {"response": "half \ud800"}, "unreadable_row", "not Unicode"),
 ]  # fmt: skip
 BAD_CHATS = [
@@ -164,7 +192,10 @@ BAD_CHATS = [
     ([user([{"type": "audio"}]), assistant("r")], "bad_messages", "message 0, part 0 is neither"),
     ([user([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), assistant("r")], "remote_image", "https://a/b"),
     ([user([{"type": "image", "image": [ONE, TWO]}]), assistant("r")], "image_count", "2 images in one part"),
-    ([{"role": "tool", "content": "x"}], "bad_messages", "role 'tool'"),
+    ([{"role": "tool", "content": "x"}], "bad_messages", "role tool"),
+    ([{"role": ["user"], "content": "x"}], "bad_messages", "role list ['user']"),
+    ([{"role": {"a": 1}, "content": "x"}], "bad_messages", "role dict"),
+    ("[" * 100_000, "bad_messages", "not JSON"),
     (["hello"], "bad_messages", "message 0 is a str"),
     ([], "bad_messages", "a list"),
     ("not json", "bad_messages", "not JSON"),
@@ -180,6 +211,12 @@ BAD_CHATS = [
         *((CHAT, {"image": ONE, "messages": chat}, *rest) for chat, *rest in BAD_CHATS),
         (CHAT, {"messages": [user([IMAGE]), assistant("r")]}, "no_image", "1 places for 0 images"),
         (CHAT, {"messages": [user("q"), assistant("r")]}, "no_image", "no image"),
+        (
+            ColumnMapping(id_column="id"),
+            ROW | {"id": 10**5000},
+            "unreadable_row",
+            "the id 'id' is int",
+        ),
     ],
 )
 def test_bad_rows_say_what_is_wrong(mapping, values, code, says):

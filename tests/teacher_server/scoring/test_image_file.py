@@ -5,10 +5,19 @@ import pytest
 from PIL import Image
 
 from teacher_server.scoring.bad_row import BadRow
-from teacher_server.scoring.image_file import image_files
+from teacher_server.scoring.image_file import ImageFile
+from teacher_server.scoring.image_file import image_files as files_of
+from teacher_server.scoring.image_folder import ImageFolder
 from tests.pictures import noise
 
 PICTURE = noise(1)
+NESTED: dict = {}
+for _ in range(5000):
+    NESTED = {"bytes": NESTED}
+
+
+def image_files(value, folder) -> tuple[ImageFile, ...]:
+    return files_of(value, ImageFolder(folder))
 
 
 def read(value, folder):
@@ -62,6 +71,12 @@ def test_files_are_read_when_needed(tmp_path):
         ("x" * 5000, "unreadable_image", "no image file at"),
         ("zero\0.png", "unreadable_image", "no image file at"),
         ("data:image/png;base64,!!!", "unreadable_image", "not base64"),
+        ("data:image/png;base64,é", "unreadable_image", "not base64"),
+        ({"bytes": {"bytes": b"a"}}, "unreadable_image", "an image is dict"),
+        ({"bytes": NESTED}, "unreadable_image", "an image is dict"),
+        ({"path": 5}, "unreadable_image", "an image is dict"),
+        ([10**5000], "unreadable_image", "image 0: an image is int"),
+        (Image.new("CMYK", (2, 2)), "unreadable_image", "CMYK"),
         (b"", "unreadable_image", "no bytes"),
         (7, "unreadable_image", "an image is int 7"),
         ({"bytes": None, "path": None}, "unreadable_image", "an image is dict"),
@@ -74,3 +89,40 @@ def test_what_is_no_image_is_told(value, code, says, tmp_path):
     assert caught.value.code == code
     assert says in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_a_name_is_a_text_or_none(tmp_path):
+    (image,) = image_files({"bytes": PICTURE, "path": 5}, tmp_path)
+    assert (image.read(), image.name) == (PICTURE, None)
+
+
+def test_paths_stay_in_the_folder_of_the_data_unless_they_may_leave(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "in.png").write_bytes(PICTURE)
+    (tmp_path / "out.png").write_bytes(PICTURE)
+    (tmp_path / "datasets.png").write_bytes(PICTURE)
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    for base in (folder, folder.relative_to(tmp_path)):
+        inside = ImageFolder(base)
+        for path in ("in.png", "sub/../in.png", str(folder / "in.png"), "link/out.png"):
+            (image,) = files_of(path, inside)
+            assert image.read() == PICTURE
+        out = ("../out.png", "sub/../../datasets.png", "link/../../out.png")
+        for path in (*out, str(tmp_path / "out.png")):
+            for value in (path, {"bytes": None, "path": path}, [path]):
+                with pytest.raises(BadRow, match="--allow-paths-outside") as caught:
+                    files_of(value, inside)
+                assert caught.value.code == "unreadable_image"
+        (image,) = files_of("../out.png", ImageFolder(base, allow_outside=True))
+        assert image.read() == PICTURE
+
+
+def test_data_in_no_folder_name_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.png").write_bytes(PICTURE)
+    for path in ("here.png", str(tmp_path / "here.png")):
+        with pytest.raises(BadRow, match="no folder is the data's; say --allow-paths-outside"):
+            files_of(path, ImageFolder(None))
+        assert files_of(path, ImageFolder(None, allow_outside=True))[0].read() == PICTURE

@@ -129,7 +129,7 @@ def test_a_look_first(digits_teacher, bad_rows, tmp_path, capfd):
     assert "row 3" not in out
     assert "system     'Be brief.' (9 characters)" in out
     size = len(rows[0]["image"])
-    assert f"user       [32 x 16 PNG, {size} bytes] {rows[0]['question']!r}" in out
+    assert f"user       [32 x 16 PNG, {size} bytes] {chr(10) + rows[0]['question']!r}" in out
     assert f"response   {rows[0]['response']!r} ({len(rows[0]['response'])} characters)" in out
     assert score(bad_rows, "--dry-run", "--messages-column", "messages") == 3
     out = capfd.readouterr().out
