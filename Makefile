@@ -28,10 +28,10 @@ test: $(READY)  ## run all tests (TEST_FLAGS="-k loss" for some)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 test-vllm: $(VLLM_READY)  ## run the tests that need vLLM, on its CPU build
-	$(VLLM_BIN)/python -m pytest -m "vllm and not long" -W default tests/teacher_server tests/rollout_server $(TEST_FLAGS)
+	$(VLLM_BIN)/python -m pytest -m "vllm and not long" -W default tests/teacher_server/engines tests/rollout_server $(TEST_FLAGS)
 
 test-vllm-long: $(VLLM_READY)  ## the same over two tensor-parallel and two data-parallel ranks
-	$(VLLM_BIN)/python -m pytest -m "vllm and long" -W default tests/teacher_server $(TEST_FLAGS)
+	$(VLLM_BIN)/python -m pytest -m "vllm and long" -W default tests/teacher_server/engines $(TEST_FLAGS)
 
 check: $(READY)  ## lint, formatting, types, stub drift
 	$(BIN)/ruff format --check .
