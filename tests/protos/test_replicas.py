@@ -92,6 +92,23 @@ async def test_a_name_without_an_address_leaves_the_others_alone(qwen_server: st
             pass
 
 
+async def test_all_responses_of_a_prompt_wait_for_one_outage_together(qwen: Path):
+    with serving(qwen) as address:
+        line = Proxy(address)
+        running = contextlib.AsyncExitStack()
+        through = await running.enter_async_context(line.running())
+        async with TeacherClient(through, outage_s=1.0) as teacher:
+            put = await teacher.put_prompt(prompt(40, 41))
+            await running.aclose()
+            line.cut()
+            started_s = time.monotonic()
+            asked = [teacher.score(put, item()) for _ in range(8)]
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(answer, TeacherAway) for answer in answers), answers
+    assert time.monotonic() - started_s < 5, "not a second for each"
+
+
 async def test_what_is_under_way_moves_to_the_other(qwen: Path):
     slow = {"batch_wait_ms": 300}
     with serving(qwen, engine=slow) as first, serving(qwen, engine=slow) as second:
