@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from teacher_server.client_file import new_token
 from tests.browser.watched_page import WatchedPage
@@ -31,6 +31,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip(f"no Chromium: none of {', '.join(NAMES)} is on PATH; VGS_CHROMIUM may name it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+        expect.set_options(timeout=WAIT_MS)  # a busy machine is no fault of the page's
         yield browser
         browser.close()
 
