@@ -42,9 +42,8 @@ WAIT_S = (0.05, 5.0)
 """Bounds of the wait before the next attempt, unless the server names a longer one."""
 GUESSED_TOKENS = 256.0
 """Length of a response before the first was seen; only the balance between replicas stands on it."""
-
-
 CHARACTERS_PER_TOKEN = 4
+"""Of a text whose tokens only the teacher can count; only the balance between replicas stands on it."""
 
 
 @dataclass(eq=False)
@@ -311,7 +310,7 @@ class TeacherClient:
 
 
 def _expected_tokens(item: ScoreItem) -> float:
-    """Exact for ids, a guess for a text; only the balance between replicas stands on it."""
+    """Exact for ids, a guess for a text."""
     return len(item.response_ids) if item.text is None else len(item.text) / CHARACTERS_PER_TOKEN
 
 

@@ -260,9 +260,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline_s
         request_id = self._next_id()
-        tokens = item.cost(
-            self.info.limits.max_response_tokens
-        )  # empty ones are the teacher's to refuse
+        # One token at least: an empty response is the teacher's to refuse.
+        tokens = item.cost(self.info.limits.max_response_tokens)
         self._check_length(len(item.response_ids))
         pending = _Pending()
         sent = False

@@ -31,5 +31,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> Ids:
 def beginning(tokenizer: Tokenizer) -> list[int]:
     """The id that the tokenizer begins every text with, or nothing."""
     bos = tokenizer.bos_token_id
+    if bos is None:
+        return []
     empty: list[int] = tokenizer("", add_special_tokens=True).input_ids
-    return [bos] if bos is not None and empty[:1] == [bos] else []
+    return [bos] if empty[:1] == [bos] else []

@@ -6,7 +6,6 @@ for again; a disk that is full ends the keeping and not the run.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -14,8 +13,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
+from protos.folder import lock_file
 from protos.score_record import pack_record, record_key, unpack_record
 from protos.scores import Scores
 from protos.segment import FRAME_BYTES, DamagedSegment, SegmentWriter, read_record, read_records
@@ -67,7 +66,11 @@ class ScoreCache:
         self._read_only = False
         self._closed = False
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _locked(self.folder)
+        self._lock_file = lock_file(
+            self.folder / "lock",
+            f"the score cache in {self.folder} is in use, and only one process may write to it; end the other, or give "
+            "this one a folder of its own",
+        )
         try:
             self._load()
         except BaseException:
@@ -250,20 +253,3 @@ class ScoreCache:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the score cache in {self.folder} is closed; open another")
-
-
-def _locked(folder: Path) -> BinaryIO:
-    """The folder's lock file, locked until it is closed or the process ends."""
-    file = (folder / "lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(
-            f"the score cache in {folder} is in use, and only one process may write to it; end the other, or give this "
-            "one a folder of its own"
-        ) from error
-    except BaseException:
-        file.close()
-        raise
-    return file

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from protos.folder import sync_folder
+
 HEADER = b"vgs.segment" + bytes([1])
 """Eleven letters and the version of what is inside, which changes with the record's fields."""
 FRAME_BYTES = 8
@@ -85,7 +87,7 @@ class SegmentWriter:
         try:
             if not end:
                 self._write(HEADER)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -123,13 +125,3 @@ class SegmentWriter:
             os.fsync(self._fd)
         finally:
             os.close(self._fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the name of a new file outlive a loss of power, where the file system can do that."""
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -57,11 +57,6 @@ class ChatFormat:
             state.update(len(data).to_bytes(8, "little") + data)
         return state.hexdigest()
 
-    @cached_property
-    def longest_token(self) -> int:
-        """Bytes of the longest token: no text of n tokens is longer than n times that."""
-        return max((len(token.encode()) for token in self._tokenizer.get_vocab()), default=1)
-
     def prompt(self, chat: ChatPrompt) -> Prompt:
         """Both contexts as ids. Raises InvalidItem."""
         messages = parse_messages(chat.messages, "messages_json")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,6 +29,7 @@ from teacher_server.gateway.http_server import running_gateway
 from teacher_server.metrics import Metrics
 from teacher_server.servicer import Servicer
 from teacher_server.transport import server_credentials
+from teacher_server.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +229,9 @@ async def _serve(config: ServeConfig) -> None:
             "serving address=%s teacher_id=%s engine=%s", address, info.teacher_id, info.engine
         )
         if config.server.port_file is not None:
-            _write_whole(config.server.port_file, address)
+            config.server.port_file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(config.server.port_file) as file:
+                file.write(address.encode())
         stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(engine.died())
         await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
         died.cancel()
@@ -239,11 +240,3 @@ async def _serve(config: ServeConfig) -> None:
         stopped.cancel()
         raise EngineDied("the engine died; its log says why")
     log.info("stopped")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Readers see nothing or all of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -21,8 +21,6 @@ async def read_body(request: Request, media_type: str, limit: int, holding: Hold
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await _read(request, limit, holding)
     except TimeoutError as error:
-        if isinstance(error, DeadlineExceeded):
-            raise
         raise DeadlineExceeded(
             f"the body did not come within {BODY_TIMEOUT_S:g} s; send less at a time",
             ErrorDetail("body", limit=f"{BODY_TIMEOUT_S:g} s"),

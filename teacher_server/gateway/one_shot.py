@@ -28,11 +28,6 @@ class Holding:
     def __exit__(self, *_: object) -> None:
         self.set(0)
 
-    @property
-    def held_bytes(self) -> int:
-        """At present."""
-        return self._held
-
     def set(self, size: int) -> None:
         """So many bytes from now on; raises LimitExceeded where there is no room for more."""
         self._ledger.keep(self._client, size - self._held)

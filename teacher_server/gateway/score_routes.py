@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from protos.errors import Cancelled, ErrorDetail, InvalidItem, LimitExceeded, TeacherError
+from protos.item import ScoreItem
 from protos.prompt import ChatPrompt
 from teacher_server.fault import as_teacher_error
 from teacher_server.gateway.body import read_body
@@ -19,7 +20,7 @@ from teacher_server.gateway.caller import Call, LetIn
 from teacher_server.gateway.one_shot import Holding, score_once, texts_of
 from teacher_server.gateway.problem import Problem, problem_of
 from teacher_server.gateway.score_answer import ScoreAnswer, packed_answer, score_answer
-from teacher_server.gateway.score_request import ScoreRequest, parse_request
+from teacher_server.gateway.score_request import parse_request
 
 T = TypeVar("T")
 JSON, LINES, PACKED = "application/json", "application/x-ndjson", "application/msgpack"
@@ -30,7 +31,6 @@ MOST_CANDIDATES = 200_000
 LARGE_BYTES = 2**17
 LINES_AT_A_TIME = 16
 """Of one batch, in the engine or on their way there."""
-SCHEMA = "#/components/schemas/{model}"
 _ONE = {
     "required": True,
     "content": {JSON: {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
@@ -91,9 +91,9 @@ def score_router() -> APIRouter:
         """Which tokens of an answer depend on the picture: JSON, or packed arrays for `Accept: application/msgpack`."""
         with Holding(call.core, call.client) as holding:
             body = await read_body(request, JSON, call.core.info.limits.max_item_bytes, holding)
-            prompt, wanted = await _off_the_loop(len(body), lambda: _parse(call, body))
+            asked = await _off_the_loop(len(body), lambda: _parse(call, body))
         packed = PACKED in request.headers.get("accept", "")
-        return await _unless_gone(request, _answer(call, prompt, wanted, packed))
+        return await _unless_gone(request, _answer(call, asked, packed))
 
     @router.post(
         "/score/batch",
@@ -118,27 +118,32 @@ def score_router() -> APIRouter:
     return router
 
 
-def _parse(call: Call, body: bytearray) -> tuple[ChatPrompt, ScoreRequest]:
+class _Asked(NamedTuple):
+    id: str | None
+    prompt: ChatPrompt
+    item: ScoreItem
+
+
+def _parse(call: Call, body: bytearray) -> _Asked:
     try:
         wanted = parse_request(body)
-        wanted.item()
-        return wanted.prompt(), wanted
+        return _Asked(wanted.id, wanted.prompt(), wanted.item())
     except TeacherError as error:
         call.core.metrics.item_refused(call.client.key, error)
         raise
 
 
-async def _answer(call: Call, prompt: ChatPrompt, wanted: ScoreRequest, packed: bool) -> Response:
+async def _answer(call: Call, asked: _Asked, packed: bool) -> Response:
     if not packed:
-        answer = await _scored(call, prompt, wanted)
+        answer = await _scored(call, asked)
         body = await _off_the_loop(100 * len(answer.tokens), answer.model_dump_json)
         return Response(body, media_type=JSON)
-    prepared, scores = await score_once(call.core, call.client, prompt, wanted.item())
-    return Response(packed_answer(wanted.id, prepared, scores), media_type=PACKED)
+    prepared, scores = await score_once(call.core, call.client, asked.prompt, asked.item)
+    return Response(packed_answer(asked.id, prepared, scores), media_type=PACKED)
 
 
-async def _scored(call: Call, prompt: ChatPrompt, wanted: ScoreRequest) -> ScoreAnswer:
-    prepared, scores = await score_once(call.core, call.client, prompt, wanted.item())
+async def _scored(call: Call, asked: _Asked) -> ScoreAnswer:
+    prepared, scores = await score_once(call.core, call.client, asked.prompt, asked.item)
     entries = len(scores.support_ids)
     if entries > MOST_CANDIDATES:
         raise LimitExceeded(
@@ -147,10 +152,10 @@ async def _scored(call: Call, prompt: ChatPrompt, wanted: ScoreRequest) -> Score
             ErrorDetail("k", str(entries), str(MOST_CANDIDATES)),
         )
     texts = None
-    if wanted.mode == "topk":
+    if asked.item.mode == "topk":
         texts = await texts_of(call.core, scores.support_ids.tolist())
     return await _off_the_loop(
-        100 * entries, lambda: score_answer(wanted.id, prepared, scores, texts)
+        100 * entries, lambda: score_answer(asked.id, prepared, scores, texts)
     )
 
 
@@ -177,15 +182,13 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _answers(call: Call, body: bytearray, holding: Holding) -> AsyncIterator[bytes]:
     """A BatchLine for each line that is not blank."""
     running: set[asyncio.Task[BatchLine]] = set()
+    lines = _lines(body)
     try:
-        for i, line in _lines(body):
-            running.add(asyncio.create_task(_line(call, i, line)))
-            if len(running) < LINES_AT_A_TIME:
-                continue
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield _dump(task.result())
-        while running:
+        while True:
+            for i, line in itertools.islice(lines, LINES_AT_A_TIME - len(running)):
+                running.add(asyncio.create_task(_line(call, i, line)))
+            if not running:
+                return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 yield _dump(task.result())
@@ -197,8 +200,8 @@ async def _answers(call: Call, body: bytearray, holding: Holding) -> AsyncIterat
 
 async def _line(call: Call, index: int, line: bytearray) -> BatchLine:
     try:
-        prompt, wanted = await _off_the_loop(len(line), lambda: _parse(call, line))
-        return BatchLine(index=index, answer=await _scored(call, prompt, wanted))
+        asked = await _off_the_loop(len(line), lambda: _parse(call, line))
+        return BatchLine(index=index, answer=await _scored(call, asked))
     except Exception as error:
         return BatchLine(index=index, problem=problem_of(as_teacher_error(error)))
 

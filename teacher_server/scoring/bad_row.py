@@ -38,9 +38,6 @@ def shown(value: Any) -> str:
     """A text as it stands, anything else with its type, cut where it is long."""
     try:
         text = value if isinstance(value, str) else f"{type(value).__name__} {value!r}"
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # an integer of thousands of digits, lists in lists
+    except (ValueError, RecursionError) as error:  # thousands of digits, lists in lists
         text = f"{type(value).__name__}: {error}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -15,7 +15,7 @@ from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.image_file import image_files
 from teacher_server.scoring.image_folder import ImageFolder
 from teacher_server.scoring.source import Source
-from teacher_server.scoring.whole_file import whole_file
+from teacher_server.whole_file import whole_file
 
 BATCH_ROWS, BATCH_BYTES = 256, 64 * 2**20
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

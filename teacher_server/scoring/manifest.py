@@ -14,7 +14,7 @@ from typing import Any
 from protos.teacher_info import TeacherInfo
 from teacher_server.scoring.shard import FORMAT
 from teacher_server.scoring.source import Identity, differences
-from teacher_server.scoring.whole_file import whole_file
+from teacher_server.whole_file import whole_file
 
 NAME = "manifest.json"
 PACKAGES = ("vgs-opd", "grpcio", "numpy", "pyarrow")

@@ -22,8 +22,8 @@ from teacher_server.scoring.report_samples import Sample, read_samples
 from teacher_server.scoring.report_survey import Survey, take_survey
 from teacher_server.scoring.report_tokens import as_rows
 from teacher_server.scoring.shard import shards_in
-from teacher_server.scoring.whole_file import whole_file
 from teacher_server.settings import Settings
+from teacher_server.whole_file import whole_file
 
 
 class ReportConfig(Settings):

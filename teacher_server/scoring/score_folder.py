@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 
+from protos.folder import lock_file
 from teacher_server.scoring.answer_store import AnswerStore
 from teacher_server.scoring.manifest import NAME, Counts, Manifest, now
 from teacher_server.scoring.row_result import RowResult
 from teacher_server.scoring.shard import Shard, fill_shares, replace_rows, shards_in, write_shard
 from teacher_server.scoring.vds_quantiles import VdsCounts, vds_quantiles
-from teacher_server.scoring.whole_file import remove_unfinished
+from teacher_server.whole_file import remove_unfinished
 
 
 class ScoreFolder:
@@ -33,7 +32,10 @@ class ScoreFolder:
         """
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._lock = _locked(path)
+        self._lock = lock_file(
+            path / ".lock",
+            f"another process writes scores into {path}; wait for it, or give another folder",
+        )
         try:
             begun = self._begun(manifest, resume)
             self._of_this_run = manifest.going_on_from(begun) if begun else manifest
@@ -177,15 +179,3 @@ class ScoreFolder:
         ]
         self.manifest = replace(self.manifest, counts=self.counts, shards=shards)
         self.manifest.write(self.path)
-
-
-def _locked(folder: Path) -> BinaryIO:
-    file = (folder / ".lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(
-            f"another process writes scores into {folder}; wait for it, or give another folder"
-        ) from error
-    return file

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from protos.arrays import Floats
 from teacher_server.scoring.row_result import RowResult
 from teacher_server.scoring.summary import Summary, share_above
-from teacher_server.scoring.whole_file import whole_file
+from teacher_server.whole_file import whole_file
 
 FORMAT = "vgs.scores.1"
 FORMAT_KEY, FIRST_ROW_KEY, Q70_KEY = b"vgs.format", b"vgs.first_row", b"vgs.q70"
