@@ -3,6 +3,8 @@
 B samples, L tokens of prompt and response, padded on the right.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3VLProcessor
 
 from examples.digits.pictures import Digits, compose
-from examples.digits.questions import KINDS, QUESTIONS, response
+from examples.digits.questions import KINDS, QUESTIONS
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -26,8 +28,18 @@ def render(processor: Qwen3VLProcessor, question: str, with_picture: bool) -> st
 class Batches:
     """Draws batches; the patches of every digit and the ids of every prompt are computed once."""
 
-    def __init__(self, processor: Qwen3VLProcessor, digits: Digits, seed: int) -> None:
-        """Draw from all pairs of these digits."""
+    def __init__(
+        self,
+        processor: Qwen3VLProcessor,
+        digits: Digits,
+        write: Callable[[str, int, int], str],
+        seed: int,
+    ) -> None:
+        """Draw from all pairs of these digits.
+
+        `write(kind, left, right)` returns the response to a question about two digits.
+        """
+        self.write = write
         self.tokenizer = processor.tokenizer
         self.image_token_id = processor.image_token_id
         self.labels = digits.labels
@@ -65,7 +77,7 @@ class Batches:
         for (left, right), with_picture in zip(self.labels[pairs].tolist(), seen, strict=True):
             kind = self.rng.choice(KINDS)
             prompt = self.prompts[str(self.rng.choice(QUESTIONS[kind])), bool(with_picture)]
-            words = response(kind, left, right) + self.tokenizer.eos_token
+            words = self.write(kind, left, right) + self.tokenizer.eos_token
             ids = self.tokenizer(words).input_ids
             sequences.append(torch.tensor(prompt + ids))
             labels.append(torch.tensor([IGNORED] * len(prompt) + ids))

@@ -1,5 +1,6 @@
 """The processor of the toy: word-level tokenizer, chat template, image and video processors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -36,9 +37,12 @@ VISION = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per lower-case word, number or punctuation mark."""
-    words = [*SPECIAL_TOKENS, *vocabulary()]
+def make_tokenizer(fillers: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per lower-case word, number or punctuation mark.
+
+    Fillers come last: all other ids are the same without them.
+    """
+    words = [*SPECIAL_TOKENS, *vocabulary(), *fillers]
     ids = {word: id for id, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -57,11 +61,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor() -> Qwen3VLProcessor:
-    """Return the processor that the teacher and the student share."""
+def make_processor(fillers: Sequence[str] = ()) -> Qwen3VLProcessor:
+    """Return the processor that the teacher and the student of a task share."""
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**VISION),
-        tokenizer=make_tokenizer(),
+        tokenizer=make_tokenizer(fillers),
         video_processor=Qwen3VLVideoProcessor(**VISION),
         chat_template=Path(__file__).with_name("chat_template.jinja").read_text(),
     )
