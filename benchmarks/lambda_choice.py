@@ -19,8 +19,9 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from student_trainer.config import ObjectiveConfig, TrainConfig
+from student_trainer.config import TrainConfig
 from student_trainer.demo_config import DemoConfig
+from student_trainer.objective_config import ObjectiveConfig
 from student_trainer.teacher_process import teacher_process
 from student_trainer.train import Trainer
 

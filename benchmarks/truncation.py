@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from protos.arrays import as_ids
 from protos.item import Candidates, ScoreItem
 from protos.scores import Scores
 from protos.teacher_info import Limits
-from student_trainer.config import DataConfig, TransformersSamplerConfig
 from student_trainer.data import DataSet
+from student_trainer.data_config import DataConfig
 from student_trainer.loss import (
     language,
     response_weights,
@@ -38,10 +39,12 @@ from student_trainer.loss import (
     visual_target,
     weighted_sum,
 )
+from student_trainer.output_head import OutputHead
 from student_trainer.prompting import PromptBuilder, StudentPrompt, decode_image
 from student_trainer.rollout import Rollout
 from student_trainer.sampler import TransformersSampler
-from student_trainer.student import Student
+from student_trainer.sampler_config import TransformersSamplerConfig
+from student_trainer.student import Context, Student
 from student_trainer.support import Support
 from student_trainer.support_head import support_logprobs
 from teacher_server.config import TransformersEngineConfig
@@ -124,15 +127,14 @@ class Toy:
 
     def student_logprobs(self, support: Support) -> tuple[Tensor, Tensor]:
         """[R, K] under mm and under text, with their graphs."""
-        mm, text = (
-            support_logprobs(
-                self.student.hidden_rows(self.prompts, self.rollouts, context),
-                self.student.project,
-                support,
-                chunk_rows=1024,
-            )
-            for context in ("mm", "text")
-        )
+
+        def read(hidden: Tensor, head: OutputHead) -> Tensor:
+            # `gradients` asks for each term's apart.
+            head = replace(head, into_grad=False)
+            return support_logprobs(hidden, head, support, chunk_rows=1024)
+
+        contexts: tuple[Context, Context] = ("mm", "text")
+        mm, text = (self.student.read(self.prompts, self.rollouts, c, read) for c in contexts)
         return mm, text
 
     def gradients(self, support: Support) -> dict[str, Tensor]:
@@ -228,14 +230,19 @@ def measure_synthetic(rows: int) -> Results:
         item = ScoreItem(as_ids(sampled), k, Candidates.from_rows(candidates[:, :k].tolist()))
         scores = score_rows(teacher_mm, teacher_text, lambda h: h, item, chunk_rows=16)
         support = Support.from_scores([scores], SYNTHETIC_VOCABULARY)
-        with torch.no_grad():
-            mm, text = (
-                support_logprobs(one, lambda h: h, support, chunk_rows=16)
-                for one in (student_mm, student_text)
-            )
+        mm, text = (_buckets(one, support) for one in (student_mm, student_text))
         results |= _errors(f"synthetic_{{}}_k{k}", term_values(mm, text, support), full)
         results |= _coverage(f"synthetic_{{}}_k{k}", mm, text, support)
     return results
+
+
+def _buckets(logits: Tensor, support: Support) -> Tensor:
+    """Log-probabilities [R, K] on a support that leaves a tail to every row."""
+    logprobs = logits.log_softmax(-1)
+    inside = logprobs.gather(1, support.ids).where(support.id_mask, 0.0)
+    row, column = support.id_mask.nonzero(as_tuple=True)
+    logprobs[row, support.ids[row, column]] = float("-inf")
+    return torch.cat([inside, logprobs.logsumexp(1, keepdim=True)], dim=1)
 
 
 def _full_terms(logits: Tensor) -> dict[str, Tensor]:

@@ -28,11 +28,7 @@ def save_checkpoint(folder: Path, step: int, student: Student, learner: Learner,
         {"optimizer": learner.optimizer.state_dict(), "schedule": learner.schedule.state_dict()},
         partial / STATE_FILE,
     )
-    meta = {
-        "step": step,
-        "eta_measured": learner.scale.measured,
-        "vds_thresholds": learner.thresholds.state,
-    }
+    meta = {"step": step, "learner": learner.state()}
     (partial / META_FILE).write_text(json.dumps(meta, indent=2))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
@@ -52,6 +48,5 @@ def restore(path: Path, learner: Learner) -> int:
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
     meta = json.loads((path / META_FILE).read_text())
-    learner.scale.measured = list(meta["eta_measured"])
-    learner.thresholds.state = list(meta["vds_thresholds"])
+    learner.restore(meta["learner"])
     return int(meta["step"])

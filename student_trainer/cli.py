@@ -16,9 +16,10 @@ import tyro
 from pydantic import ValidationError
 
 from protos.errors import TeacherError
-from student_trainer.config import Settings, TrainConfig
+from student_trainer.config import TrainConfig
 from student_trainer.demo_config import DemoConfig
 from student_trainer.errors import TeacherGone, TrainerError
+from student_trainer.settings import Settings
 
 USAGE = """usage: student-trainer COMMAND [options]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from student_trainer.config import DataConfig
+from student_trainer.data_config import DataConfig
 
 
 @dataclass(frozen=True)

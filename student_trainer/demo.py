@@ -17,11 +17,12 @@ import torch
 
 from protos.teacher_info import TeacherInfo
 from student_trainer.answer import is_correct
-from student_trainer.config import ObjectiveConfig, TrainConfig
+from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
 from student_trainer.demo_config import DemoConfig
 from student_trainer.evaluate import Evaluation
 from student_trainer.metrics import read_metrics
+from student_trainer.objective_config import ObjectiveConfig
 from student_trainer.report import render_report
 from student_trainer.report_example import AnswerExample
 from student_trainer.teacher_process import teacher_process
@@ -85,6 +86,7 @@ def _run(
         trainer.run()
         seconds = time.monotonic() - started_s
         after = trainer.evaluate(config.heldout, config.heldout_limit)
+        assert trainer.teachers is not None, "the demo compares distillation objectives"
         (teacher,), bytes_per_token = trainer.teachers.infos, trainer.teachers.bytes_per_token
     curve = read_metrics(train.run_dir / "metrics.jsonl")
     steered = objective.name != "standard"

@@ -8,7 +8,9 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from student_trainer.config import ObjectiveConfig, Settings, TrainConfig
+from student_trainer.config import TrainConfig
+from student_trainer.objective_config import ObjectiveConfig
+from student_trainer.settings import Settings
 
 
 class DemoConfig(Settings):

@@ -1,207 +1,229 @@
-"""One optimizer step: weights from global counts, student terms on the teacher's support, gradients, update.
+"""One optimizer step: weights from global counts, gradients of the objective's parts, update.
 
-B responses of the global batch, R rows (response tokens) of a microbatch, K buckets.
+B responses of this rank, R rows (response tokens) of a microbatch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protos.scores import Scores
-from student_trainer.config import BatchConfig, ObjectiveConfig, OptimizerConfig
-from student_trainer.loss import (
-    OBJECTIVES,
-    Terms,
-    adaptive_level,
-    language,
-    response_weights,
-    standard,
-    token_weights,
-    visual,
-    visual_target,
-    weighted_sum,
-)
-from student_trainer.prompting import StudentPrompt
-from student_trainer.rollout import Rollout
-from student_trainer.steering_scale import SteeringScale
+from student_trainer.config import TrainConfig
+from student_trainer.geometry import Geometry
+from student_trainer.gradient_parts import GradientParts
+from student_trainer.grpo_config import GrpoConfig
+from student_trainer.loss import OBJECTIVES, Part, response_weights, token_weights
+from student_trainer.microbatch import Microbatch
+from student_trainer.prior import Prior
+from student_trainer.scored_rollout import ScoredRollout
+from student_trainer.steering_control import SteeringControl
 from student_trainer.student import Student
-from student_trainer.support import Support
-from student_trainer.support_head import support_logprobs
+from student_trainer.student_terms import POLICY, Clip, StudentTerms, Watched
 from student_trainer.vds_thresholds import VdsThresholds
+from student_trainer.world import World
 
-
-@dataclass(frozen=True, eq=False)
-class ScoredRollout:
-    """A response with the teacher's scores, row for row."""
-
-    prompt: StudentPrompt
-    rollout: Rollout
-    scores: Scores
-
-    def __post_init__(self) -> None:
-        assert self.scores.rows == len(self.rollout.response_ids), "scores of another response"
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Of the whole optimizer batch."""
-
-    responses: int
-    tokens: int
+GEOMETRY = {"standard": Part("standard"), "lang": Part("language"), "vis": Part("visual")}
+"""Terms whose gradients the paper compares (its Fig. 3 and 7)."""
 
 
 class Learner:
-    """Owns the optimizer. Microbatches change memory, never the gradient."""
+    """Owns the optimizer. Neither microbatches nor ranks change the gradient."""
 
     def __init__(
-        self,
-        student: Student,
-        objective: ObjectiveConfig,
-        optimizer: OptimizerConfig,
-        batch: BatchConfig,
-        vocab_size: int,
+        self, student: Student, config: TrainConfig, vocab_size: int, world: World, prior: Prior
     ) -> None:
         """`vocab_size`: ids that student and teacher share; the student is normalised over these, as it samples."""
         self._student = student
         self._vocab_size = vocab_size
-        self._config = objective
-        self._objective = OBJECTIVES[objective.name]
-        self._batch = batch
-        self._max_grad_norm = optimizer.max_grad_norm
+        self._config = config
+        self._world = world
+        self._prior = prior
+        objective = config.objective
+        row = OBJECTIVES.get(objective.name)
+        self._parts = {} if row is None else row.parts
+        grpo = config.grpo or (GrpoConfig() if row is None else None)
+        self._clip = None if grpo is None else Clip(grpo.clip_low, grpo.clip_high)
+        self._alpha = 0.0 if row is None else 1.0 if grpo is None else grpo.alpha
+        self._terms = StudentTerms(
+            student, prior, objective.detach_target, vocab_size, config.batch.chunk_rows
+        )
         self._parameters = student.parameters
-        self.scale = SteeringScale(objective)
+        self.control = SteeringControl(objective)
         self.thresholds = VdsThresholds(objective)
         self.optimizer = torch.optim.AdamW(
             self._parameters,
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
         )
-        warmup = max(1, optimizer.warmup_steps)
+        warmup = max(1, config.optimizer.warmup_steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / warmup)
         )
 
-    def step(self, batch: Sequence[ScoredRollout]) -> dict[str, float]:
-        """Update the student once on the whole optimizer batch; returns its metrics."""
-        self.optimizer.zero_grad(set_to_none=True)
-        metrics = self.accumulate(batch)
-        eta = self.scale.value()
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(eta)
-        limit = self._max_grad_norm or float("inf")
+    def step(self, batch: Sequence[ScoredRollout], step: int) -> dict[str, float]:
+        """Update the student once on this rank's share of the optimizer batch, the run's `step` (from 0).
+
+        Returns metrics of the whole batch; the same on all ranks.
+        """
+        metrics = self.accumulate(batch, step)
+        limit = self._config.optimizer.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, error_if_nonfinite=True)
-        metrics["loss/total"] *= eta
         metrics["grad/norm"] = float(norm)
-        metrics["eta/value"] = eta
         metrics["optimizer/lr"] = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
+        self._prior.update(self._student)
         return metrics
 
-    def accumulate(self, batch: Sequence[ScoredRollout]) -> dict[str, float]:
-        """Add the gradient of the unscaled objective (eta 1) to the parameters; returns its metrics."""
-        vds = _vds(batch)
+    def accumulate(self, batch: Sequence[ScoredRollout], step: int) -> dict[str, float]:
+        """Leave the objective's gradient in the parameters; returns its metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        vds = self._world.gather(_vds(batch))
         thresholds = self.thresholds.update(vds)
-        counts = _Counts(len(batch), len(vds))
+        microbatches = self._microbatches(batch, thresholds)
+        measures = self.control.measures(step)
         metrics: dict[str, float] = {}
-        size = self._batch.microbatch
-        self.scale.begin_step(self._parameters)
-        for first in range(0, len(batch), size):
-            part = batch[first : first + size]
-            sums = self._accumulate_microbatch(part, thresholds, counts)
-            for name, value in sums.items():
-                metrics[name] = metrics.get(name, 0.0) + value
-        self.scale.end_step()
-        metrics |= {
+        every = self._config.geometry_every
+        if every and step % every == 0 and self._parts:
+            metrics |= self.geometry(microbatches)
+        if measures:
+            apart = self.parts(microbatches, self._parts, self._clip, metrics)
+            self.control.measured(apart.geometry(self._world))
+            apart.combine(self._weights())
+        else:
+            self._backward(microbatches, metrics)
+            self._world.add_gradients([p.grad for p in self._parameters if p.grad is not None])
+        return self._summary(metrics, vds, thresholds)
+
+    def parts(
+        self,
+        microbatches: Sequence[Microbatch],
+        parts: dict[str, Part],
+        clip: Clip | None,
+        metrics: dict[str, float] | None = None,
+    ) -> GradientParts:
+        """Gradients of some parts, and with `clip` of the policy's, one by one over the whole batch."""
+        apart = GradientParts(self._parameters)
+        for microbatch in microbatches:
+            watched = Watched()
+            for sums in self._terms.passes(microbatch, parts, clip, watched):
+                left = len(sums)
+                for name, value in sums.items():
+                    left -= 1
+                    if value.requires_grad:  # no token may be preserved in a microbatch
+                        value.backward(retain_graph=left > 0)
+                    apart.take(name)
+                    watched.sums[name] = float(value.detach())
+            if metrics is not None:
+                _add(metrics, watched.totals(microbatch.weights))
+        apart.add_ranks(self._world)
+        return apart
+
+    def geometry(self, microbatches: Sequence[Microbatch]) -> dict[str, float]:
+        """Norms of the terms' gradients, their angles, and the eta that steering by them implies."""
+        apart = self.parts(microbatches, GEOMETRY, None)
+        return geometry_metrics(apart.geometry(self._world))
+
+    def _backward(self, microbatches: Sequence[Microbatch], metrics: dict[str, float]) -> None:
+        """The weighted gradient at once: one backward pass for each context."""
+        weights = self._weights()
+        for microbatch in microbatches:
+            watched = Watched()
+            for sums in self._terms.passes(microbatch, self._parts, self._clip, watched):
+                total = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+                if total.requires_grad:  # no token may be preserved in a microbatch
+                    total.backward()
+                watched.sums |= {name: float(value.detach()) for name, value in sums.items()}
+            _add(metrics, watched.totals(microbatch.weights))
+
+    def _weights(self) -> dict[str, float]:
+        """Of the parts in the loss (Eq. 17, 22)."""
+        own = {n: self._alpha * w for n, w in self.control.weights.of_parts().items()}
+        return own | {POLICY: 1 - self._alpha}
+
+    def _microbatches(
+        self, batch: Sequence[ScoredRollout], thresholds: tuple[Tensor, Tensor]
+    ) -> list[Microbatch]:
+        """All ranks make as many; one that has fewer repeats its first with no weight, to keep step with the others."""
+        size, averaging = self._config.batch.microbatch, self._config.objective.averaging
+        lengths = torch.tensor([one.length for one in batch])
+        responses, tokens = self._world.sums([len(batch), int(lengths.sum())])
+        made = [
+            Microbatch.of(
+                batch[first : first + size],
+                token_weights(lengths[first : first + size], int(tokens))
+                if averaging == "token"
+                else response_weights(lengths[first : first + size], int(responses)),
+                thresholds,
+                self._vocab_size,
+                self._student.device,
+            )
+            for first in range(0, len(batch), size)
+        ]
+        missing = self._world.most(len(made)) - len(made)
+        return made + [made[0].weightless()] * missing
+
+    def _summary(
+        self, metrics: dict[str, float], vds: Tensor, thresholds: tuple[Tensor, Tensor]
+    ) -> dict[str, float]:
+        """Sums over the ranks, and what is made of them."""
+        names = sorted(metrics)
+        kept = {name: value for name, value in metrics.items() if name.startswith("geometry/")}
+        summed = dict(zip(names, self._world.sums([metrics[n] for n in names]), strict=True))
+        metrics = summed | kept
+        share, weights = metrics.pop("weight/preserved"), self._weights()
+        found = {n: metrics.pop(f"part/{n}") for n in weights if f"part/{n}" in metrics}
+        metrics["loss/total"] = sum(weights[name] * value for name, value in found.items())
+        for name, part in self._parts.items():
+            if name == "steering" and part.term == "visual":
+                metrics["loss/vis"] = found[name]
+            elif name == "preservation":
+                metrics["loss/lp" if part.term == "language" else "loss/vp"] = found[name]
+        preserved = metrics.pop("loss/preserved_language", None)
+        if preserved is not None:
+            metrics["loss/lang_top"] = preserved / share if share else math.nan
+            self.control.observed(metrics["loss/lang_top"])
+        if not self._parts:
+            return metrics
+        now = self.control.weights
+        return metrics | {
+            "eta/value": now.eta,
+            "steering/gamma": now.gamma,
+            "steering/lambda": now.lambda_,
             "vds/mean": float(vds.mean()),
             "vds/max": float(vds.max()),
             "vds/threshold_low": float(thresholds[0]),
             "vds/threshold": float(thresholds[1]),
         }
-        return metrics
 
-    def _accumulate_microbatch(
-        self, part: Sequence[ScoredRollout], thresholds: tuple[Tensor, Tensor], counts: _Counts
-    ) -> dict[str, float]:
-        device = self._student.device
-        support = Support.from_scores([scored.scores for scored in part], self._vocab_size, device)
-        lengths = torch.tensor([scored.scores.rows for scored in part])
-        if self._config.averaging == "token":
-            weights = token_weights(lengths, counts.tokens)
-        else:
-            weights = response_weights(lengths, counts.responses)
-        terms, watched = self._terms(part, support, thresholds)
-        per_token = self._objective.per_token(terms, self._config.gamma, self._config.lambda_)
-        total = weighted_sum(per_token, weights)
-        if self.scale.measuring and self._objective.steering is not None:
-            self.scale.measure(
-                weighted_sum(terms.standard, weights),
-                weighted_sum(self._objective.steering(terms), weights),
-            )
-        total.backward()
-        with torch.no_grad():
-            watched |= {"loss/total": per_token, "loss/standard": terms.standard}
-            if terms.visual is not None:
-                watched["loss/vis"] = terms.visual
-            if self._objective.preservation is not None:
-                preserved = self._objective.preservation(terms)
-                watched["loss/lp" if terms.text_visual is None else "loss/vp"] = preserved
-            return {name: float(weighted_sum(v, weights)) for name, v in watched.items()}
+    def state(self) -> dict[str, Any]:
+        """Numbers that a resumed run goes on from, beside weights and optimizer."""
+        return {"steering": self.control.state(), "vds_thresholds": self.thresholds.state}
 
-    def _terms(
-        self, part: Sequence[ScoredRollout], support: Support, thresholds: tuple[Tensor, Tensor]
-    ) -> tuple[Terms, dict[str, Tensor]]:
-        """The objective's terms [R], and values [R] that are only watched."""
-        mask, reads = support.bucket_mask, self._objective.reads
-        teacher_mm, teacher_text = support.teacher_mm_logprobs, support.teacher_text_logprobs
-        vds = _vds(part)
-        preserved = (vds > thresholds[1]).to(mask.device)
-        level = adaptive_level(vds, *thresholds).to(mask.device)
-        student_mm = self._logprobs(part, support, "mm")
-        inside = student_mm.detach()[:, :-1].exp().where(support.id_mask, 0.0).sum(-1)
-        watched = {"support/student_mass": inside}
-        terms = Terms(standard(student_mm, teacher_mm, mask), preserved, level)
-        if not reads:
-            return terms, watched
-        # q* is a target: where nothing else is read, the text context needs no gradient.
-        learns = "language" in reads or "text_visual" in reads or not self._config.detach_target
-        with torch.set_grad_enabled(learns):
-            student_text = self._logprobs(part, support, "text")
-            lang = language(student_text, teacher_text, mask)
-        watched["loss/lang"] = lang.detach()
-        prior = student_text.detach() if self._config.detach_target else student_text
-        target = visual_target(prior, teacher_mm, teacher_text, mask)
-        found = replace(
-            terms,
-            language=lang if "language" in reads else None,
-            visual=visual(student_mm, target, mask) if "visual" in reads else None,
-            text_visual=visual(student_text, target, mask) if "text_visual" in reads else None,
-        )
-        return found, watched
-
-    def _logprobs(
-        self, part: Sequence[ScoredRollout], support: Support, context: Literal["mm", "text"]
-    ) -> Tensor:
-        """Student's log-probabilities [R, K] under one context."""
-        hidden = self._student.hidden_rows(
-            [scored.prompt for scored in part],
-            [scored.rollout for scored in part],
-            context,
-        )
-        return support_logprobs(hidden, self._project, support, self._batch.chunk_rows)
-
-    def _project(self, hidden: Tensor) -> Tensor:
-        return self._student.project(hidden)[:, : self._vocab_size]
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.control.restore(state["steering"])
+        self.thresholds.state = list(state["vds_thresholds"])
 
 
-def _vds(part: Sequence[ScoredRollout]) -> Tensor:
+def geometry_metrics(geometry: Geometry) -> dict[str, float]:
+    """Of the gradients of `GEOMETRY`: norms, angles in degrees, and eta at gamma 1."""
+    pairs = (("lang", "vis"), ("standard", "vis"), ("standard", "lang"))
+    found = {f"geometry/norm_{n}": geometry.norm(n) for n in GEOMETRY}
+    return found | {f"geometry/{a}_{b}_degrees": geometry.angle(a, b) for a, b in pairs}
+
+
+def _vds(batch: Sequence[ScoredRollout]) -> Tensor:
     """The teacher's VDS of all response tokens, f32 [R], nats."""
-    return torch.from_numpy(np.concatenate([scored.scores.vds for scored in part]))
+    return torch.from_numpy(np.concatenate([one.vds for one in batch]))
+
+
+def _add(metrics: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        metrics[name] = metrics.get(name, 0.0) + value

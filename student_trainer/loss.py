@@ -25,8 +25,8 @@ coarse-grained q*: its error has no sign. Where the support is the vocabulary (t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -100,81 +100,98 @@ def adaptive_level(vds: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return 0.5 * (vds > low).float() + 0.5 * (vds > high).float()
 
 
-def steering_scale(standard_norm: Tensor, steered_norm: Tensor) -> Tensor:
+def steering_scale(standard_norm: float, steered_norm: float) -> float:
     """Eta = ||g_std|| / ||g_std + gamma g_steer||: gamma turns the direction, not the step size (Eq. 15).
 
     Without any gradient there is nothing to scale: 1.
     """
-    return (standard_norm / steered_norm).where(steered_norm > 0, 1.0)
+    return standard_norm / steered_norm if steered_norm > 0 else 1.0
+
+
+Term = Literal["standard", "language", "visual", "text_visual"]
+CONTEXTS: dict[Term, Literal["mm", "text"]] = {
+    "standard": "mm",
+    "visual": "mm",
+    "language": "text",
+    "text_visual": "text",
+}
+"""The context of the student whose gradient a term has, as long as q* is a target."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Per-token terms, [R] each; None where the objective has no use for it."""
+    """Per-token terms, [R] each; None where nobody asked for it."""
 
-    standard: Tensor
     preserved_mask: Tensor
     """1[VDS > Q_0.7]"""
     level: Tensor
     """gamma_t / gamma of adaptive steering."""
+    standard: Tensor | None = None
     language: Tensor | None = None
     visual: Tensor | None = None
     text_visual: Tensor | None = None
     """KL( p_S(.|x) || q* )"""
 
 
-Part = Callable[[Terms], Tensor]
+@dataclass(frozen=True)
+class Part:
+    """One of the objective's summands: a term on all tokens, on those preserved, or by the level of steering."""
+
+    term: Term
+    tokens: Literal["all", "preserved", "level"] = "all"
+
+    def per_token(self, terms: Terms) -> Tensor:
+        """[R]"""
+        value = getattr(terms, self.term)
+        assert value is not None, f"nobody computed {self.term}"
+        match self.term, self.tokens:
+            case _, "all":
+                return value
+            case _, "level":
+                return terms.level * value
+            case "language", "preserved":
+                return language_preservation(value, terms.preserved_mask)
+            case _:
+                return visual_preservation(value, terms.preserved_mask)
+
+
+STANDARD = Part("standard")
 
 
 @dataclass(frozen=True)
 class Objective:
     """A row of the table: E[ standard + gamma steering + lambda preservation ], what eta multiplies (Eq. 17, 18)."""
 
-    reads: frozenset[str] = frozenset()
-    """Names of the terms that its parts need beside the standard one."""
     steering: Part | None = None
     preservation: Part | None = None
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Its summands by name."""
+        named = {
+            "standard": STANDARD,
+            "steering": self.steering,
+            "preservation": self.preservation,
+        }
+        return {name: part for name, part in named.items() if part is not None}
+
     def per_token(self, terms: Terms, gamma: float, lambda_: float) -> Tensor:
         """[R]"""
-        total = terms.standard
-        if self.steering is not None:
-            total = total + gamma * self.steering(terms)
-        if self.preservation is not None:
-            total = total + lambda_ * self.preservation(terms)
-        return total
+        weights = {"standard": 1.0, "steering": gamma, "preservation": lambda_}
+        values = [weights[name] * part.per_token(terms) for name, part in self.parts.items()]
+        return torch.stack(values).sum(0)
 
 
-def _visual(terms: Terms) -> Tensor:
-    return _present(terms.visual)
-
-
-def _adaptive_visual(terms: Terms) -> Tensor:
-    return terms.level * _present(terms.visual)
-
-
-def _language(terms: Terms) -> Tensor:
-    return _present(terms.language)
-
-
-def _kept_language(terms: Terms) -> Tensor:
-    return language_preservation(_present(terms.language), terms.preserved_mask)
-
-
-def _kept_visual(terms: Terms) -> Tensor:
-    return visual_preservation(_present(terms.text_visual), terms.preserved_mask)
-
+_KEPT_LANGUAGE = Part("language", "preserved")
 
 OBJECTIVES = {
     "standard": Objective(),  # Eq. 3
-    "standard-lp": Objective(frozenset({"language"}), None, _kept_language),  # Eq. 17, gamma 0
-    "vgs": Objective(frozenset({"visual"}), _visual),  # Eq. 13
-    "vgs-lp": Objective(frozenset({"visual", "language"}), _visual, _kept_language),  # Eq. 17
+    "standard-lp": Objective(None, _KEPT_LANGUAGE),  # Eq. 17, gamma 0
+    "vgs": Objective(Part("visual")),  # Eq. 13
+    "vgs-lp": Objective(Part("visual"), _KEPT_LANGUAGE),  # Eq. 17
     # Eq. 24, 25. The paper does not say whether it preserves language; lambda 0 turns that off.
-    "adaptive-vgs": Objective(frozenset({"visual", "language"}), _adaptive_visual, _kept_language),
-    "language-steering": Objective(
-        frozenset({"language", "text_visual"}), _language, _kept_visual
-    ),  # Eq. 19 to 21
+    "adaptive-vgs": Objective(Part("visual", "level"), _KEPT_LANGUAGE),
+    "language-steering": Objective(Part("language"), Part("text_visual", "preserved")),  # Eq. 19-21
 }
 
 
@@ -203,8 +220,3 @@ def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
 
 def _wide(logprobs: Tensor) -> Tensor:
     return logprobs if logprobs.dtype == torch.float64 else logprobs.float()
-
-
-def _present(term: Tensor | None) -> Tensor:
-    assert term is not None, "the objective's table row must name every term that it reads"
-    return term

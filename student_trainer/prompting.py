@@ -17,8 +17,8 @@ from protos.expansion import ExpandedImage, expand_image, placeholder_token, spl
 from protos.fingerprint import processor_fingerprint, tokenizer_fingerprint
 from protos.prompt import GREY, Prompt
 from protos.prompt_ids import prompt_ids
-from student_trainer.config import DataConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from protos.arrays import Ids
 from protos.item import Candidates
 
@@ -21,6 +23,8 @@ class Rollout:
     """False where the longest response was cut."""
     policy_step: int
     """Optimizer steps that the policy had seen."""
+    logprobs: np.ndarray | None = None
+    """f32 [T], of the sampled tokens under that policy at temperature 1; None where the sampler does not tell."""
 
 
 OnFinished = Callable[[int, Rollout], None]

@@ -5,8 +5,8 @@ B responses at a time, P padded prompt length, t tokens so far, V vocabulary, C 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,41 @@ from transformers import (
 
 from protos.arrays import Ids
 from protos.item import Candidates
-from student_trainer.config import TransformersSamplerConfig
 from student_trainer.prompting import StudentPrompt
 from student_trainer.rollout import OnFinished, Rollout
+from student_trainer.sampler_config import TransformersSamplerConfig
 from student_trainer.student import Student
 
 
-@dataclass
 class TransformersSampler:
     """Samples at temperature 1 from the whole vocabulary, less the ids that stand for images and padding."""
 
-    student: Student
-    config: TransformersSamplerConfig
-    vocab_size: int
-    """Ids at or above it are not sampled: the smaller of student's and teacher's."""
+    def __init__(
+        self,
+        student: Student,
+        config: TransformersSamplerConfig,
+        vocab_size: int,
+        apart: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        """`vocab_size`: ids at or above it are not sampled, the smaller of student's and teacher's.
 
+        `apart`: from a copy of the student as it was at the last `update`. `logprobs`: rollouts come with those of
+        their tokens.
+        """
+        self.student = student
+        self._config = config
+        self._vocab_size = vocab_size
+        self._copy = copy.deepcopy(student.model).requires_grad_(False) if apart else None
+        self._logprobs = logprobs
+
+    @torch.no_grad()
     def update(self, policy_step: int) -> None:
-        """Nothing to do: the student itself samples."""
+        """Copy the student's weights, where a copy samples; else the student itself does."""
+        if self._copy is None:
+            return
+        for own, new in zip(self._copy.parameters(), self.student.whole_parameters(), strict=True):
+            own.copy_(new)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -46,13 +64,19 @@ class TransformersSampler:
         self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
     ) -> None:
         """One response to each prompt; `on_finished(index, rollout)` is called while others still grow."""
-        for first in range(0, len(prompts), self.config.batch_size):
-            batch = prompts[first : first + self.config.batch_size]
-            recorder = _Recorder(self.config.candidates, self._suppressed(), self.vocab_size)
+        for first in range(0, len(prompts), self._config.batch_size):
+            batch = prompts[first : first + self._config.batch_size]
+            recorder = self._recorder(self._config.candidates, self._logprobs)
 
-            def hand_on(row: int, ids: Ids, finished: bool, offset: int = first) -> None:
-                candidates = recorder.candidates(row, len(ids))  # noqa: B023 (called within this turn)
-                on_finished(offset + row, Rollout(ids, candidates, finished, policy_step))
+            def hand_on(row: int, ids: Ids, finished: bool, first=first, recorder=recorder) -> None:
+                rollout = Rollout(
+                    ids,
+                    recorder.candidates(row, len(ids)),
+                    finished,
+                    policy_step,
+                    recorder.logprobs(row, len(ids)),
+                )
+                on_finished(first + row, rollout)
 
             self._generate(batch, recorder, hand_on, greedy=False)
 
@@ -64,12 +88,12 @@ class TransformersSampler:
             def keep(row: int, ids: Ids, finished: bool, offset: int = first) -> None:
                 answers[offset + row] = ids
 
-            recorder = _Recorder(0, self._suppressed(), self.vocab_size)
+            recorder = self._recorder(0, logprobs=False)
             self._generate(prompts[first : first + batch_size], recorder, keep, greedy=True)
         return answers
 
-    def _suppressed(self) -> list[int]:
-        return sorted(self.student.vision_ids())
+    def _recorder(self, candidates: int, logprobs: bool) -> _Recorder:
+        return _Recorder(candidates, logprobs, sorted(self.student.vision_ids()), self._vocab_size)
 
     @torch.no_grad()
     def _generate(
@@ -80,15 +104,15 @@ class TransformersSampler:
         greedy: bool,
     ) -> None:
         inputs = self.student.inputs([prompt.mm for prompt in prompts], None, "left")
-        watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, hand_on)
+        watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, recorder, hand_on)
         # A checkpoint's own top-k or temperature would change the policy.
         whole = {} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         with self.student.precision():
-            output = self.student.model.generate(
+            output = (self._copy or self.student.model).generate(
                 **inputs,
                 **whole,
                 do_sample=not greedy,
-                max_new_tokens=self.config.max_new_tokens,
+                max_new_tokens=self._config.max_new_tokens,
                 logits_processor=LogitsProcessorList([recorder]),
                 stopping_criteria=StoppingCriteriaList([watcher]),
             )
@@ -98,27 +122,48 @@ class TransformersSampler:
 class _Recorder(LogitsProcessor):
     """Notes the student's own top ids of every step, then bars what may not be sampled."""
 
-    def __init__(self, candidates: int, suppressed: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self, candidates: int, logprobs: bool, suppressed: Sequence[int], vocab_size: int
+    ) -> None:
         self._count = candidates
         self._suppressed = list(suppressed)
         self._vocab_size = vocab_size
         self._steps: list[np.ndarray] = []  # i32 [B, C] each
+        self._last: Tensor | None = None  # f32 [B, V], of the step whose token is being drawn
+        self._wants_logprobs = logprobs
+        self._drawn: list[np.ndarray] = []  # f32 [B] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        known = scores[:, : self._vocab_size]
         if self._count:
-            known = scores[:, : self._vocab_size]
             top = known.topk(min(self._count, known.shape[1])).indices
             self._steps.append(top.int().cpu().numpy())
+        if self._wants_logprobs:
+            self._last = known.float().log_softmax(-1)
         scores = scores.clone()
         scores[:, self._suppressed] = float("-inf")
         scores[:, self._vocab_size :] = float("-inf")
         return scores
+
+    def drawn(self, ids: Tensor) -> None:
+        """Take note of the token of each row, [B]."""
+        if self._last is not None:
+            row = torch.arange(len(ids), device=ids.device)
+            # A finished row is padded, perhaps with an id beyond the vocabulary; nobody reads its entry.
+            inside = ids.clamp(max=self._last.shape[1] - 1)
+            self._drawn.append(self._last[row, inside].cpu().numpy())
 
     def candidates(self, row: int, tokens: int) -> Candidates | None:
         """C ids for each token of a finished response."""
         if not self._count:
             return None
         return Candidates.from_array(np.stack([step[row] for step in self._steps[:tokens]]))
+
+    def logprobs(self, row: int, tokens: int) -> np.ndarray | None:
+        """Of each token of a finished response, f32 [T], before anything was barred."""
+        if not self._wants_logprobs:
+            return None
+        return np.stack([step[row] for step in self._drawn[:tokens]])
 
 
 class _Watcher(StoppingCriteria):
@@ -128,14 +173,17 @@ class _Watcher(StoppingCriteria):
         self,
         prompt_length: int,
         eos_ids: Sequence[int],
+        recorder: _Recorder,
         hand_on: Callable[[int, Ids, bool], None],
     ) -> None:
         self._prompt_length = prompt_length
         self._eos = torch.tensor(eos_ids)
+        self._recorder = recorder
         self._hand_on = hand_on
         self._handed: set[int] = set()
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Any:
+        self._recorder.drawn(input_ids[:, -1])
         ended = torch.isin(input_ids[:, -1], self._eos.to(input_ids.device))
         for row in ended.nonzero()[:, 0].tolist():
             if row not in self._handed:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from protos.arrays import Ids
-from student_trainer.config import SamplerConfig, VllmSamplerConfig
+from student_trainer.config import TrainConfig
 from student_trainer.prompting import PromptBuilder, StudentPrompt
 from student_trainer.rollout import OnFinished
 from student_trainer.sampler import TransformersSampler
+from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
 
@@ -39,9 +40,14 @@ class Sampler(Protocol):
 
 
 def make_sampler(
-    config: SamplerConfig, student: Student, builder: PromptBuilder, vocab_size: int
+    config: TrainConfig, student: Student, builder: PromptBuilder, vocab_size: int, sharded: bool
 ) -> Sampler:
-    """The sampler that the configuration names; ids at or above `vocab_size` are never sampled."""
-    if isinstance(config, VllmSamplerConfig):
-        return VllmSampler(student, config, vocab_size, builder)
-    return TransformersSampler(student, config, vocab_size)
+    """The sampler that the configuration names; ids at or above `vocab_size` are never sampled.
+
+    The trainer's own samples from a copy where it works while the student trains, or where no rank has it whole.
+    """
+    if isinstance(config.sampler, VllmSamplerConfig):
+        return VllmSampler(student, config.sampler, vocab_size, builder)
+    apart = config.max_lag > 0 or sharded
+    rewarded = config.grpo is not None or config.objective.name == "grpo"
+    return TransformersSampler(student, config.sampler, vocab_size, apart, rewarded)

@@ -1,4 +1,4 @@
-"""The student's model: rows of states under a context, output projection, saving.
+"""The student's model: what is read off its states under a context, and saving.
 
 B responses, L padded length, T response tokens, R rows (all responses' tokens, packed), D hidden size, V vocabulary.
 """
@@ -6,7 +6,7 @@ B responses, L padded length, T response tokens, R rows (all responses' tokens, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,34 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+from student_trainer.output_head import OutputHead
 from student_trainer.prompting import StudentContext, StudentPrompt
 from student_trainer.rollout import Rollout
 
 Side = Literal["left", "right"]
+Context = Literal["mm", "text"]
+Reader = Callable[[Tensor, OutputHead], Tensor]
+"""Takes states [R, D] and the output projection; what it makes of them may have a gradient through both."""
+
+
+class _Pass(torch.nn.Module):
+    """Backbone and output projection in one call: what shards weights has them whole from its begin to its end."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        text = model.config.get_text_config()
+        self._softcap = getattr(text, "final_logit_softcapping", None)
+
+    def head(self) -> OutputHead:
+        """The output projection as it is now."""
+        module = self.model.get_output_embeddings()
+        return OutputHead(module.weight, module.bias, self._softcap, module.weight.shape[0])
+
+    def forward(self, inputs: dict[str, Tensor], rows: Tensor, reader: Reader) -> Tensor:
+        """`rows` i64 [R] counts positions over [B, L]."""
+        output = self.model.model(**inputs, use_cache=False, return_dict=True)
+        return reader(output.last_hidden_state.flatten(0, 1)[rows], self.head())
 
 
 class Student:
@@ -36,7 +60,9 @@ class Student:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="float32")
         self.model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(model)
-        self._head: Any = self.model.get_output_embeddings()
+        self._pass = _Pass(self.model)
+        self.uniform = False
+        """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
         # Sampling settings that a checkpoint brings along (top-k, penalties) would change the policy.
         self._shipped_generation_config = self.model.generation_config
         self.eos_ids = self._eos_ids()
@@ -48,12 +74,17 @@ class Student:
     @property
     def vocab_size(self) -> int:
         """V, width of the logits."""
-        return self._head.weight.shape[0]
+        return self.model.get_output_embeddings().weight.shape[0]
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained: everything, the vision encoder too."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def whole_parameters(self) -> Iterator[Tensor]:
+        """All parameters in the model's order, one at a time."""
+        for parameter in self.model.parameters():
+            yield parameter.detach()
 
     def vision_ids(self) -> set[int]:
         """Ids that may not be sampled: whatever stands for, begins, ends or pads an image or a video."""
@@ -76,29 +107,24 @@ class Student:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits [R, V], float32, of states [R, D]."""
-        logits = torch.nn.functional.linear(hidden.float(), self._head.weight, self._head.bias)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-    def hidden_rows(
+    def read(
         self,
         prompts: Sequence[StudentPrompt],
         rollouts: Sequence[Rollout],
-        context: Literal["mm", "text"],
+        context: Context,
+        reader: Reader,
     ) -> Tensor:
-        """States [R, D] before each response token; row t scores token t. One forward pass."""
+        """What `reader` makes of the states [R, D] before each response token; row t scores token t. One pass."""
         contexts = [getattr(prompt, context) for prompt in prompts]
         responses = [torch.tensor(r.response_ids, dtype=torch.long) for r in rollouts]
         inputs = self.inputs(contexts, [response[:-1] for response in responses], "right")
-        with self.precision():
-            hidden = self.model.model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+        longest = inputs["input_ids"].shape[1]
         rows = [
-            hidden[i, len(c.ids) - 1 : len(c.ids) - 1 + len(r)]
+            torch.arange(len(r)) + i * longest + len(c.ids) - 1
             for i, (c, r) in enumerate(zip(contexts, responses, strict=True))
         ]
-        return torch.cat(rows)
+        with self.precision():
+            return self._pass(inputs, torch.cat(rows).to(self.device), reader)
 
     def inputs(
         self, contexts: Sequence[StudentContext], responses: Sequence[Tensor] | None, side: Side

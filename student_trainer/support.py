@@ -6,7 +6,7 @@ B responses, R rows (all their tokens), U support ids of the widest row, K = U +
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class Support:
     def bucket_mask(self) -> Tensor:
         """Bool [R, K]"""
         return torch.cat([self.id_mask, self.tail_mask[:, None]], dim=1)
+
+    def __getitem__(self, rows: Tensor) -> Support:
+        """Of some rows alone, by bool [R]."""
+        return Support(*(getattr(self, one.name)[rows] for one in fields(self)))
 
     @classmethod
     def from_scores(

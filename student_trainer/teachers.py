@@ -9,7 +9,7 @@ from protos.score_cache import ScoreCache
 from protos.sync_client import SyncTeacherClient
 from protos.teacher_info import TeacherInfo
 from protos.wire_stats import WireStats
-from student_trainer.config import TeacherConfig
+from student_trainer.teacher_config import TeacherConfig
 
 
 class Teachers:

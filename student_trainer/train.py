@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import time
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from protos.client import PutPrompt
-from protos.errors import (
-    DeadlineExceeded,
-    InternalFault,
-    InvalidItem,
-    LimitExceeded,
-    TeacherError,
-)
-from protos.item import ScoreItem
+from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
-from protos.scores import Scores
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
 from student_trainer.errors import TeacherGone, TooManyDropped
 from student_trainer.evaluate import Evaluation, evaluate
-from student_trainer.learner import Learner, ScoredRollout
+from student_trainer.grpo_config import GrpoConfig
+from student_trainer.learner import Learner
 from student_trainer.metrics import MetricsLog
-from student_trainer.prompting import PromptBuilder, StudentPrompt
-from student_trainer.rollout import Rollout
+from student_trainer.pipeline import Pipeline
+from student_trainer.prior import Prior
+from student_trainer.prompting import PromptBuilder
+from student_trainer.reward_stage import RewardStage
+from student_trainer.rollout_stage import RolloutStage, SampledBatch
 from student_trainer.run_config import refuse_changes, write_config
 from student_trainer.sampling import make_sampler
+from student_trainer.scored_rollout import ScoredRollout
+from student_trainer.stage_clock import StageClock
 from student_trainer.student import Student
 from student_trainer.teachers import Teachers
+from student_trainer.world import World
 
 log = logging.getLogger(__name__)
 
 BLIND_VDS = 1e-3
 """Mean VDS in nats below which the teacher's two contexts are as good as one."""
-DROPPABLE = (InvalidItem, DeadlineExceeded, LimitExceeded, InternalFault)
-"""Errors that cost one response; any other ends the run."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -61,40 +53,68 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._folder = config.run_dir / "checkpoints"
-        found = checkpoints(self._folder)
-        if found and not config.resume:
-            raise ValueError(
-                f"{config.run_dir} holds a run already; say --resume to go on, or choose another --run-dir"
-            )
-        last = found[-1] if found else None
-        if last:
-            refuse_changes(config)
+        last = self._last_checkpoint()
         self.data = DataSet(config.data.train, config.data)
-        self.student = Student(str(last or config.model), config.device, config.precision)
-        self.builder = PromptBuilder(self.student.processor, config.data)
         with contextlib.ExitStack() as opened:
-            self.teachers = opened.enter_context(
-                Teachers(
-                    config.teacher,
-                    tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
-                    processor_fingerprint=self.builder.processor_fingerprint,
-                )
-            )
-            self._vocab_size = min(self.student.vocab_size, self.teachers.vocab_size)
-            self.learner = Learner(
-                self.student, config.objective, config.optimizer, config.batch, self._vocab_size
-            )
+            self.student = Student(str(last or config.model), config.device, config.precision)
+            self.world = World(self.student.device, sharded=config.parallel == "fsdp2")
+            opened.callback(self.world.close)
+            self.builder = PromptBuilder(self.student.processor, config.data)
+            self.clock = StageClock(config.trace, self.world.rank)
+            self.teachers = self._connect(opened)
+            known = [self.student.vocab_size]
+            known += [self.teachers.vocab_size] if self.teachers else []
+            prior = Prior(config.objective, self.student)
+            self.learner = Learner(self.student, config, min(known), self.world, prior)
             self.step = restore(last, self.learner) if last else 0
             self.sampler = make_sampler(
-                config.sampler, self.student, self.builder, self._vocab_size
+                config, self.student, self.builder, min(known), self.world.sharded
             )
             opened.callback(self.sampler.close)
-            self.sampler.update(self.step)
-            write_config(config, self.teachers.infos, self.builder.processor_fingerprint)
-            self._log = MetricsLog(config.run_dir, self.step)
-            opened.callback(self._log.close)
+            self.stage = RolloutStage(
+                config, self.data, self.builder, self.sampler, self.teachers, min(known), self.world,
+                self.clock,
+            )  # fmt: skip
+            self._pipeline = opened.enter_context(
+                Pipeline(self.stage.sample, lambda: self.stage.publish(self.step), config.max_lag)
+            )
+            self._rewards = self._reward_stage()
+            self._parts: list[list[ScoredRollout]] = []
+            infos = self.teachers.infos if self.teachers else []
+            if self.world.first:
+                write_config(config, infos, self.builder.processor_fingerprint)
+            self._log = MetricsLog(config.run_dir, self.step) if self.world.first else None
+            if self._log:
+                opened.callback(self._log.close)
             self._opened = opened.pop_all()
         self._blind_steps = 0
+
+    def _last_checkpoint(self) -> Path | None:
+        found = checkpoints(self._folder)
+        if not found:
+            return None
+        if not self._config.resume:
+            raise ValueError(
+                f"{self._config.run_dir} holds a run already; say --resume to go on, or choose another --run-dir"
+            )
+        refuse_changes(self._config)
+        return found[-1]
+
+    def _connect(self, opened: contextlib.ExitStack) -> Teachers | None:
+        """The teacher's client; none where only rewards are followed."""
+        if self._config.objective.name == "grpo":
+            return None
+        teachers = Teachers(
+            self._config.teacher,
+            tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
+            processor_fingerprint=self.builder.processor_fingerprint,
+        )
+        return opened.enter_context(teachers)
+
+    def _reward_stage(self) -> RewardStage | None:
+        alone = GrpoConfig() if self._config.objective.name == "grpo" else None
+        config = self._config.grpo or alone
+        return None if config is None else RewardStage(config, self.student.processor.tokenizer)
 
     def __enter__(self) -> Trainer:
         return self
@@ -105,25 +125,32 @@ class Trainer:
     def run(self) -> Path:
         """All steps that are left, with evaluations and checkpoints on the way."""
         config = self._config
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None)
+        quiet = None if self.world.first else True
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=quiet)
         saved = None
         while self.step < config.steps:
             metrics = self._step_or_leave()
             if config.eval.every and self.step % config.eval.every == 0:
                 metrics["eval/accuracy"] = self.validate()
-            self._log.write(self.step, metrics)
-            self._warn_if_blind(metrics["vds/mean"])
-            bar.set_postfix(loss=f"{metrics['loss/total']:.4f}", vds=f"{metrics['vds/mean']:.3f}")
+            if self._log:
+                self._log.write(self.step, metrics)
+            self._warn_if_blind(metrics)
+            bar.set_postfix(loss=f"{metrics['loss/total']:.4f}")
             bar.update()
-            if bar.disable and self.step % max(1, config.steps // 20) == 0:
+            if bar.disable and self.world.first and self.step % max(1, config.steps // 20) == 0:
                 log.info("step=%d/%d loss=%.4f", self.step, config.steps, metrics["loss/total"])
-            every = config.checkpoint.every
-            if self.step == config.steps or (every and self.step % every == 0):
-                saved = save_checkpoint(
-                    self._folder, self.step, self.student, self.learner, config.checkpoint.keep
-                )
+            if self._pauses(self.step, config.checkpoint.every):
+                saved = self._save()
         bar.close()
+        self.clock.write(config.run_dir / f"trace-{self.world.rank}.json")
         return saved or checkpoints(self._folder)[-1]
+
+    def _pauses(self, step: int, every: int) -> bool:
+        return step == self._config.steps or bool(every and step % every == 0)
+
+    def _save(self) -> Path:
+        keep = self._config.checkpoint.keep
+        return save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
 
     def _step_or_leave(self) -> dict[str, float]:
         """A step; where the teacher fails for good, a checkpoint of what was reached before it."""
@@ -131,8 +158,7 @@ class Trainer:
             return self.train_step()
         except (TeacherError, TooManyDropped) as error:
             if self.step:
-                keep = self._config.checkpoint.keep
-                save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+                self._save()
             if not isinstance(error, TeacherAway):
                 raise
             raise TeacherGone(
@@ -142,155 +168,121 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
-        started_s = time.monotonic()
-        # Each step's randomness is its own: a resumed run needs no generator state.
-        torch.manual_seed(hash((self._config.seed, self.step)) % 2**63)
-        batch, metrics = self._rollouts()
-        update_s = time.monotonic()
-        metrics |= self.learner.step(batch)
-        self.step += 1
-        updated_s = time.monotonic()
-        self.sampler.update(self.step)
-        now_s = time.monotonic()
-        metrics |= {
-            "time/update_s": updated_s - update_s,
-            "time/weights_s": now_s - updated_s,
-            "time/step_s": now_s - started_s,
+        with self.clock.time("step", "waiting", step=self.step):
+            batch, metrics = self.next_batch()
+            with self.clock.time("update", "learner", step=self.step):
+                metrics |= self.learner.step(batch, self.step)
+            self.step += 1
+        return metrics | self.clock.take()
+
+    def next_batch(self) -> tuple[list[ScoredRollout], dict[str, float]]:
+        """Scored responses of this rank for the present step, and metrics over all ranks."""
+        shared = self._config.batch.steps_per_rollout
+        metrics: dict[str, float] = {}
+        if self.step % shared == 0:
+            self._parts, metrics = self._next_parts(self.step // shared)
+        part = self._parts[self.step % shared]
+        if self._rewards is not None:
+            part, sums = self._rewards.judge(part)
+            names = list(sums)
+            responses, *totals = self.world.sums([len(part), *(sums[name] for name in names)])
+            metrics |= {n: t / responses for n, t in zip(names, totals, strict=True)}
+        return part, metrics
+
+    def _next_parts(self, index: int) -> tuple[list[list[ScoredRollout]], dict[str, float]]:
+        """What this step and those that share its rollouts train on."""
+        config = self._config
+        after = self.step + config.batch.steps_per_rollout
+        pauses = self._pauses(after, config.checkpoint.every) or (
+            config.eval.every and after % config.eval.every == 0
+        )
+        failure, sampled, waiting = None, SampledBatch(index), 0
+        parts: list[list[ScoredRollout]] = []
+        try:
+            with self.clock.time("sampler_wait", "waiting", batch=index):
+                sampled = self._pipeline.take(index, may_sample_next=not pauses)
+            waiting = sampled.waiting
+            parts = self.stage.collect(sampled, self.step)
+        except TeacherError as error:
+            failure = error
+        if self.world.sums([failure is not None])[0]:  # all ranks leave together
+            raise failure or TeacherAway("another rank lost its teacher")
+        self._refuse_many_lost(sampled, parts)
+        return parts, self._rollout_metrics(sampled, parts) | {
+            "queue/unscored": float(waiting),
+            "queue/sampled_ahead": float(self._pipeline.ahead),
         }
-        return metrics
+
+    def _refuse_many_lost(
+        self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
+    ) -> None:
+        dropped = sum(sampled.lost.values())
+        empty = not all(parts)
+        dropped, kept, empty = self.world.sums([dropped, sum(map(len, parts)), empty])
+        share = self._config.teacher.max_dropped_share
+        if dropped > share * (kept + dropped) or empty:
+            raise TooManyDropped(
+                f"{dropped:g} of {kept + dropped:g} responses for step {self.step} are lost (here: "
+                f"{dict(sampled.lost)}); teacher.max_dropped_share allows {share:g}, and each step and rank needs one"
+            )
+
+    def _rollout_metrics(
+        self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
+    ) -> dict[str, float]:
+        rollouts = list(sampled.rollouts.values())
+        scored = [one.scores for part in parts for one in part if one.scores is not None]
+        responses, tokens, finished, dropped, stale, ids, rows = self.world.sums(
+            [
+                len(rollouts),
+                sum(len(rollout.response_ids) for rollout in rollouts),
+                sum(rollout.finished for rollout in rollouts),
+                sum(sampled.lost.values()),
+                sampled.lost["stale"],
+                sum(len(scores.support_ids) for scores in scored),
+                sum(scores.rows for scores in scored),
+            ]
+        )
+        metrics = {
+            "rollout/tokens": tokens,
+            "rollout/length_mean": tokens / responses,
+            "rollout/finished_share": finished / responses,
+            "rollout/dropped": dropped,
+            "rollout/stale": stale,
+            "rollout/lag": float(self.step - min(r.policy_step for r in rollouts)),
+        }
+        if self.teachers is None:
+            return metrics
+        return metrics | {
+            "support/ids_mean": ids / rows,
+            "wire/bytes_per_token": self.teachers.bytes_per_token,
+            "wire/cache_hits": float(self.teachers.cache_hits),
+        }
 
     def validate(self) -> float:
-        """Greedy accuracy on the validation rows."""
+        """Greedy accuracy on the validation rows, over all ranks; nothing may be under way in the sampler."""
         config = self._config
         if config.data.validation is None:
             raise ValueError(
                 "eval.every is set but data.validation is not; name a file of validation rows"
             )
-        return self.evaluate(config.data.validation, config.eval.limit).accuracy
+        found = self.evaluate(config.data.validation, config.eval.limit)
+        right, questions = self.world.sums(
+            [found.accuracy * len(found.responses), len(found.responses)]
+        )
+        return right / questions
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
-        """Greedy answers to the first rows of a file."""
+        """Greedy answers of the student as it is to this rank's share of the first rows of a file."""
         rows = DataSet(path, self._config.data)
         count = min(limit or len(rows), len(rows))
-        prompts = (self.builder.build(rows[i], 0) for i in range(count))
+        mine = range(self.world.rank, count, self.world.size)
+        prompts = (self.builder.build(rows[i], 0) for i in mine)
+        self.stage.publish(self.step)
         return evaluate(self.sampler, prompts, self._config.eval.batch_size)
 
-    def _rollouts(self) -> tuple[list[ScoredRollout], dict[str, float]]:
-        """Sample the step's responses; each goes to the teacher as soon as it is finished."""
-        batch, started_s = self._config.batch, time.monotonic()
-        lost: Counter[str] = Counter()
-        prompts: list[StudentPrompt] = []
-        rollouts: dict[int, Rollout] = {}
-        scores: dict[int, Future[Scores]] = {}
-        indices = self.data.indices(self.step, batch.prompts, self._config.seed)
-        # The teacher holds prompts until their last response is scored: those of a round or two, not of the whole step.
-        per_round = max(1, self._config.sampler.batch_size // batch.responses_per_prompt)
-        for first in range(0, len(indices), per_round):
-            built = self._build(indices[first : first + per_round], lost)
-            puts = [self.teachers[prompt.teacher].submit_prompt(prompt.wire) for prompt in built]
-            offset = len(prompts)
-            asked = [prompt for prompt in built for _ in range(batch.responses_per_prompt)]
-            prompts += asked
-
-            def send(index: int, rollout: Rollout, puts=puts, offset=offset, asked=asked) -> None:
-                rollouts[offset + index] = rollout
-                put = puts[index // batch.responses_per_prompt]
-                teacher = self.teachers[asked[index].teacher]
-                scores[offset + index] = teacher.submit_score(put, self._item(rollout))
-
-            self.sampler.sample(asked, self.step, send)
-            waiting = [scores[offset + i] for i in range(len(asked))]
-            self._drop_when_scored(built, puts, waiting)
-        sampled_s = time.monotonic()
-        scored = self._collect(prompts, rollouts, scores, lost)
-        waited_s = time.monotonic()
-        lengths = [len(rollout.response_ids) for rollout in rollouts.values()]
-        supports = sum(len(s.scores.support_ids) for s in scored) / sum(
-            s.scores.rows for s in scored
-        )
-        return scored, {
-            "time/sample_s": sampled_s - started_s,
-            "time/teacher_wait_s": waited_s - sampled_s,
-            "rollout/tokens": float(sum(lengths)),
-            "rollout/length_mean": sum(lengths) / len(lengths),
-            "rollout/finished_share": sum(r.finished for r in rollouts.values()) / len(rollouts),
-            "rollout/dropped": float(sum(lost.values())),
-            "support/ids_mean": supports,
-            "wire/bytes_per_token": self.teachers.bytes_per_token,
-            "wire/cache_hits": float(self.teachers.cache_hits),
-        }
-
-    def _build(self, indices: Sequence[int], lost: Counter[str]) -> list[StudentPrompt]:
-        """Prompts of the rows that can be read; the others are counted by reason, all their responses."""
-        built: list[StudentPrompt] = []
-        wanted = self._config.batch.responses_per_prompt
-        for index in indices:
-            try:
-                built.append(self.builder.build(self.data[index], wanted))
-            except ValueError as error:
-                lost["unreadable row"] += wanted
-                log.warning("dropped %s row %d: %s", self._config.data.train, index, error)
-        return built
-
-    def _drop_when_scored(
-        self,
-        prompts: Sequence[StudentPrompt],
-        puts: Sequence[Future[PutPrompt]],
-        scores: Sequence[Future[Scores]],
-    ) -> None:
-        """Let the teacher forget each prompt when the last of its responses is answered."""
-        wanted = self._config.batch.responses_per_prompt
-        firsts = range(0, len(scores), wanted)
-        for prompt, put, first in zip(prompts, puts, firsts, strict=True):
-            waiting = set(range(first, first + wanted))
-            teacher = self.teachers[prompt.teacher]
-
-            def answered(
-                _: Future[Scores], i: int, put=put, waiting=waiting, teacher=teacher
-            ) -> None:
-                waiting.discard(i)
-                if not waiting and put.exception() is None:
-                    teacher.submit_drop(put.result())
-
-            for i in list(waiting):
-                scores[i].add_done_callback(functools.partial(answered, i=i))
-
-    def _item(self, rollout: Rollout) -> ScoreItem:
-        return ScoreItem(
-            response_ids=rollout.response_ids,
-            k=self._config.teacher.k,
-            candidates=rollout.candidates,
-            dtype=self._config.teacher.dtype,
-            vocab_size=self._vocab_size,
-        )
-
-    def _collect(
-        self,
-        prompts: Sequence[StudentPrompt],
-        rollouts: dict[int, Rollout],
-        scores: dict[int, Future[Scores]],
-        lost: Counter[str],
-    ) -> list[ScoredRollout]:
-        """In the batch's order, whatever came first. A response without scores leaves the batch, counted by reason."""
-        scored: list[ScoredRollout] = []
-        for index, prompt in enumerate(prompts):
-            try:
-                answer = scores[index].result()
-            except DROPPABLE as error:
-                lost[type(error).__name__] += 1
-                log.warning("dropped step=%d response=%d reason=%s", self.step, index, error)
-            else:
-                scored.append(ScoredRollout(prompt, rollouts[index], answer))
-        dropped, wanted = sum(lost.values()), len(scored) + sum(lost.values())
-        if dropped > self._config.teacher.max_dropped_share * wanted or not scored:
-            raise TooManyDropped(
-                f"{dropped} of {wanted} responses of step {self.step} are lost ({dict(lost)}); "
-                f"teacher.max_dropped_share allows {self._config.teacher.max_dropped_share:g}"
-            )
-        return scored
-
-    def _warn_if_blind(self, vds_mean: float) -> None:
-        self._blind_steps = self._blind_steps + 1 if vds_mean < BLIND_VDS else 0
+    def _warn_if_blind(self, metrics: dict[str, float]) -> None:
+        blind = metrics.get("vds/mean", BLIND_VDS) < BLIND_VDS
+        self._blind_steps = self._blind_steps + 1 if blind else 0
         if self._blind_steps == 5:
             log.warning(
                 "mean VDS has been below %g nats for 5 steps: the teacher answers the same with and without the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from student_trainer.config import ObjectiveConfig
+from student_trainer.objective_config import ObjectiveConfig
 
 
 class VdsThresholds:

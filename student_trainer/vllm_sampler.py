@@ -19,9 +19,9 @@ from protos.rollout_client import RolloutClient
 from protos.rollout_request import RolloutPrompt, RolloutRequest
 from protos.sampled_response import SampledResponse
 from protos.weights import Weight, WeightSet
-from student_trainer.config import VllmSamplerConfig
 from student_trainer.prompting import PromptBuilder, StudentPrompt
 from student_trainer.rollout import OnFinished, Rollout
+from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.student import Student
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -85,7 +85,13 @@ class VllmSampler:
             index, _ = grouped[response.prompt_index][response.response_index]
             on_finished(
                 index,
-                Rollout(response.response_ids, response.candidates, response.finished, policy_step),
+                Rollout(
+                    response.response_ids,
+                    response.candidates,
+                    response.finished,
+                    policy_step,
+                    response.logprobs,
+                ),
             )
 
     def answer(self, prompts: Sequence[StudentPrompt], batch_size: int) -> list[Ids]:

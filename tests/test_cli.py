@@ -12,7 +12,8 @@ import pytest
 
 from rollout_server import cli as rollout_cli
 from student_trainer import cli as student_cli
-from student_trainer.config import TrainConfig, VllmSamplerConfig
+from student_trainer.config import TrainConfig
+from student_trainer.sampler_config import VllmSamplerConfig
 from teacher_server import cli as teacher_cli
 
 COMMANDS = {

@@ -74,9 +74,9 @@ def run(config: dict, at_step: Callable[[int], None] = lambda step: None) -> Pat
     with Trainer(TrainConfig.model_validate(config)) as trainer:
         step = trainer.learner.step
 
-        def told(batch):
+        def told(batch, number):
             at_step(trainer.step)
-            return step(batch)
+            return step(batch, number)
 
         trainer.learner.step = told
         return trainer.run()

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from student_trainer.config import DataConfig, TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder, StudentPrompt
 from student_trainer.sampler import TransformersSampler
+from student_trainer.sampler_config import TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
 from tests.pictures import noise

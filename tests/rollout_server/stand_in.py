@@ -17,7 +17,7 @@ from protos.sampled_response import SampledResponse
 from rollout_server.checkpoint_layout import CheckpointLayout
 from rollout_server.images import decode_images
 from rollout_server.validation import barred_ids, check_length
-from student_trainer.config import DataConfig
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
 from student_trainer.student import Student
 

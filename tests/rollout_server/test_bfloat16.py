@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from student_trainer.config import DataConfig, VllmSamplerConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
 from student_trainer.rollout import Rollout
+from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler, _wire
 from tests.pictures import noise
@@ -40,8 +41,13 @@ def test_a_bfloat16_engine_follows_the_student(qwen):
             wires = tuple(_wire(prompt, 4, step) for prompt in prompts)
             for response in sampler._ask(wires, sampler._policy, 0, greedy=False):
                 rollout = Rollout(response.response_ids, None, response.finished, step)
-                hidden = student.hidden_rows([prompts[response.prompt_index]], [rollout], "mm")
-                own = student.project(hidden).log_softmax(-1)
+                logits = student.read(
+                    [prompts[response.prompt_index]],
+                    [rollout],
+                    "mm",
+                    lambda h, head: head.logits(h),
+                )
+                own = logits.log_softmax(-1)
                 ids = torch.tensor(response.response_ids, dtype=torch.long)
                 gaps.append(response.logprobs - own[torch.arange(len(ids)), ids].numpy())
             spread = np.abs(np.concatenate(gaps))

@@ -38,8 +38,8 @@ def sample(sampler: VllmSampler, prompts, step: int, seed: int = 3) -> dict[int,
 def own_logprobs(student: Student, prompt, rollout: Rollout) -> torch.Tensor:
     """[T, V]"""
     with torch.no_grad():
-        hidden = student.hidden_rows([prompt], [rollout], "mm")
-        return student.project(hidden).log_softmax(-1)
+        logits = student.read([prompt], [rollout], "mm", lambda h, head: head.logits(h))
+        return logits.log_softmax(-1)
 
 
 def test_greedy_answers_are_the_students_own(sampler, student, prompts):

@@ -4,9 +4,10 @@ import importlib.util
 
 import pytest
 
-from student_trainer.config import DataConfig, VllmSamplerConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
+from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
 from tests.pictures import noise

@@ -6,15 +6,12 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from protos.teacher_info import SpecialIds, TeacherInfo
-from student_trainer.config import (
-    DataConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    TrainConfig,
-    TransformersSamplerConfig,
-)
+from student_trainer.config import OptimizerConfig, TrainConfig
+from student_trainer.data_config import DataConfig
 from student_trainer.demo_config import DemoConfig
+from student_trainer.objective_config import ObjectiveConfig
 from student_trainer.run_config import write_config
+from student_trainer.sampler_config import TransformersSamplerConfig
 from teacher_server.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from student_trainer.config import DataConfig
 from student_trainer.data import DataSet, Sample, load_images
+from student_trainer.data_config import DataConfig
 
 CONFIG = DataConfig()
 TEXT = DataConfig(image_column="")

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from student_trainer.config import BatchConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from student_trainer.config import TrainConfig
 from student_trainer.learner import Learner
+from student_trainer.prior import Prior
 from student_trainer.student import Student
 from student_trainer.train import Trainer, train
+from student_trainer.world import World
 from tests.loopback import serving
 from tests.pictures import noise
 from tests.tiny_models import make_qwen3_vl
@@ -44,19 +46,19 @@ def settings(qwen: Path, tmp_path_factory: pytest.TempPathFactory):
 def test_the_gradient_is_the_cpus(settings):
     with Trainer(settings.model_copy(update={"device": "cpu"})) as trainer:
         torch.manual_seed(0)
-        batch, _ = trainer._rollouts()
-        vocab_size = trainer._vocab_size
+        batch, _ = trainer.next_batch()
+        vocab_size = trainer.student.vocab_size
     found = {}
     for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
         student = Student(settings.model, device, precision)
         learner = Learner(
             student,
-            ObjectiveConfig(name="vgs-lp", eta=1.0),
-            OptimizerConfig(),
-            BatchConfig(),
+            settings,
             vocab_size,
+            World(torch.device(device)),
+            Prior(settings.objective, student),
         )
-        losses = learner.accumulate(batch)
+        losses = learner.accumulate(batch, 0)
         gradient = torch.cat([p.grad.flatten().cpu() for p in student.parameters])
         found[device, precision] = losses["loss/total"], gradient
     exact, gradient = found["cpu", "float32"]

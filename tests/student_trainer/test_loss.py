@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from student_trainer.config import ObjectiveName
 from student_trainer.loss import (
+    CONTEXTS,
     OBJECTIVES,
     Terms,
     adaptive_level,
@@ -26,6 +26,7 @@ from student_trainer.loss import (
     visual_target,
     weighted_sum,
 )
+from student_trainer.objective_config import ObjectiveName
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -84,7 +85,8 @@ def test_language_preservation_keeps_marked_rows_only() -> None:
 
 
 def test_steering_scale_is_the_ratio_of_norms() -> None:
-    assert steering_scale(torch.tensor(3.0), torch.tensor(6.0)).item() == 0.5
+    assert steering_scale(3.0, 6.0) == 0.5
+    assert steering_scale(0.0, 0.0) == 1.0
 
 
 def test_visual_preservation_keeps_marked_rows_only() -> None:
@@ -125,17 +127,17 @@ def test_objectives(name: str, expected: list[float]) -> None:
 
 
 def test_every_objective_has_its_setting() -> None:
-    assert set(OBJECTIVES) == set(get_args(ObjectiveName))
+    assert {*OBJECTIVES, "grpo"} == set(get_args(ObjectiveName))
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_an_objective_reads_what_its_row_says(name: str) -> None:
+def test_an_objective_reads_what_its_parts_name(name: str) -> None:
     objective = OBJECTIVES[name]
-    unread = {"language", "visual", "text_visual"} - objective.reads
-    sufficient = replace(TERMS, **dict.fromkeys(unread))
+    read = {part.term for part in objective.parts.values()}
+    sufficient = replace(TERMS, **dict.fromkeys(set(CONTEXTS) - read))
     assert objective.per_token(sufficient, 1.0, 1.0).isfinite().all()
-    for term in objective.reads:
-        with pytest.raises(AssertionError, match="table row"):
+    for term in read:
+        with pytest.raises(AssertionError, match=f"nobody computed {term}"):
             objective.per_token(replace(sufficient, **{term: None}), 1.0, 1.0)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from student_trainer.config import ObjectiveConfig
 from student_trainer.loss import (
     OBJECTIVES,
     Terms,
@@ -20,6 +19,7 @@ from student_trainer.loss import (
     visual_target,
     weighted_sum,
 )
+from student_trainer.objective_config import ObjectiveConfig
 from student_trainer.vds_thresholds import VdsThresholds, quantile
 
 LENGTHS = [3, 1, 5, 2]
@@ -75,9 +75,9 @@ def ours(name: str, mm: Tensor, text: Tensor, averaging: str, detached: bool) ->
     prior = student_text.detach() if detached else student_text
     target = visual_target(prior, teacher_mm, teacher_text, mask)
     terms = Terms(
-        standard(student_mm, teacher_mm, mask),
         vds > high,
         adaptive_level(vds, low, high).double(),
+        standard(student_mm, teacher_mm, mask),
         language(student_text, teacher_text, mask),
         visual(student_mm, target, mask),
         visual(student_text, target, mask),

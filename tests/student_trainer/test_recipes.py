@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoProcessor
 
-from student_trainer.config import DataConfig, TrainConfig
+from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet, Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
 from teacher_server.config import ServeConfig, VllmEngineConfig
 from tests.pictures import noise

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from student_trainer.config import DataConfig, TransformersSamplerConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
 from student_trainer.rollout import Rollout
 from student_trainer.sampler import TransformersSampler
+from student_trainer.sampler_config import TransformersSamplerConfig
 from student_trainer.student import Student
 from tests.pictures import noise
 
@@ -66,8 +67,8 @@ def test_a_response_is_handed_on_when_it_is_finished(student, prompts):
 def test_candidates_are_the_students_own_top_ids(student, prompts):
     got, _ = sample(student, prompts, candidates=5)
     for index, rollout in got.items():
-        hidden = student.hidden_rows([prompts[index]], [rollout], "mm")
-        top = student.project(hidden).topk(5).indices.detach().numpy()
+        logits = student.read([prompts[index]], [rollout], "mm", lambda h, head: head.logits(h))
+        top = logits.topk(5).indices.detach().numpy()
         same = np.mean(
             [
                 set(a) == set(b)

@@ -15,8 +15,11 @@ from protos.errors import InternalFault, PreconditionFailed
 from protos.scores import Scores
 from student_trainer.config import TrainConfig
 from student_trainer.errors import TooManyDropped
-from student_trainer.learner import ScoredRollout
+from student_trainer.learner import Learner
+from student_trainer.prior import Prior
+from student_trainer.scored_rollout import ScoredRollout
 from student_trainer.train import Trainer, train
+from student_trainer.world import World
 from tests.loopback import serving
 from tests.pictures import noise
 from tests.tiny_models import make_llava, make_qwen3_vl
@@ -129,11 +132,11 @@ def test_grey_pictures_may_stand_in_the_text_context(deterministic, students, ro
         settings = config(students["qwen"], deterministic, rows, tmp_path / context, data=data)
         with Trainer(settings) as trainer:
             torch.manual_seed(0)
-            batch, _ = trainer._rollouts()
+            batch, _ = trainer.next_batch()
             prompt = next(one.prompt for one in batch if one.prompt.wire.images)
             assert (len(prompt.mm.ids) == len(prompt.text.ids)) == (context == "grey")
             assert bool(prompt.text.tensors) == (context == "grey")
-            metrics = trainer.learner.accumulate(batch)
+            metrics = trainer.learner.accumulate(batch, 0)
             found[context] = metrics["vds/mean"], metrics["loss/lang"]
     assert found["drop"][0] != found["grey"][0], "another context, other numbers"
     assert all(math.isfinite(value) for pair in found.values() for value in pair)
@@ -148,8 +151,22 @@ def scored(deterministic, students, rows, tmp_path) -> tuple[Trainer, list[Score
     )  # fmt: skip
     with Trainer(settings) as trainer:
         torch.manual_seed(0)
-        batch, _ = trainer._rollouts()
+        batch, _ = trainer.next_batch()
         yield trainer, batch
+
+
+def another_learner(trainer: Trainer, **batch: int) -> Learner:
+    """Of the same student, with other sizes."""
+    settings = trainer._config
+    sizes = settings.batch.model_copy(update=batch)
+    prior = Prior(settings.objective, trainer.student)
+    return Learner(
+        trainer.student,
+        settings.model_copy(update={"batch": sizes}),
+        trainer.student.vocab_size,
+        World(torch.device("cpu")),
+        prior,
+    )
 
 
 def test_microbatches_change_nothing(scored):
@@ -157,12 +174,10 @@ def test_microbatches_change_nothing(scored):
     assert len(batch) == 16
     found = {}
     for size in (16, 4, 1):
-        trainer.learner._batch = trainer.learner._batch.model_copy(update={"microbatch": size})
-        trainer.learner.scale.measured.clear()
-        trainer.student.model.zero_grad(set_to_none=True)
-        metrics = trainer.learner.accumulate(batch)
+        learner = another_learner(trainer, microbatch=size)
+        metrics = learner.accumulate(batch, 0)
         gradient = torch.cat([p.grad.flatten() for p in trainer.student.parameters])
-        found[size] = gradient, metrics, trainer.learner.scale.value()
+        found[size] = gradient, metrics, learner.control.weights.eta
     whole, metrics, eta = found[16]
     assert whole.abs().max() > 1e-3
     for size in (4, 1):
@@ -185,17 +200,17 @@ def test_with_k_the_vocabulary_loss_and_gradient_are_the_full_ones(
         )  # fmt: skip
         with Trainer(settings) as trainer:
             torch.manual_seed(0)
-            batch, _ = trainer._rollouts()
+            batch, _ = trainer.next_batch()
             student, learner = trainer.student, trainer.learner
-            learner.accumulate(batch)
+            learner.accumulate(batch, 0)
             got = torch.cat([p.grad.flatten() for p in student.parameters])
             threshold = learner.thresholds.state[1]
     student.model.zero_grad(set_to_none=True)
     for one in batch:
         mm, text = (
-            student.project(student.hidden_rows([one.prompt], [one.rollout], context)).log_softmax(
-                -1
-            )
+            student.read(
+                [one.prompt], [one.rollout], context, lambda hidden, head: head.logits(hidden)
+            ).log_softmax(-1)
             for context in ("mm", "text")
         )
         wire = one.prompt.wire
@@ -218,11 +233,7 @@ def test_chunks_of_the_head_change_nothing(scored):
     trainer, batch = scored
     found = []
     for rows_at_a_time in (1024, 3):
-        trainer.learner._batch = trainer.learner._batch.model_copy(
-            update={"chunk_rows": rows_at_a_time}
-        )
-        trainer.student.model.zero_grad(set_to_none=True)
-        trainer.learner.accumulate(batch)
+        another_learner(trainer, chunk_rows=rows_at_a_time).accumulate(batch, 0)
         found.append(torch.cat([p.grad.flatten() for p in trainer.student.parameters]))
     torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
 
@@ -273,10 +284,10 @@ def test_a_response_without_scores_leaves_the_batch(
     settings = config(students["qwen"], deterministic, rows, tmp_path)
     with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
         trainer.teachers[""].submit_score = Refusing(trainer, {3})
-        batch, metrics = trainer._rollouts()
+        batch, metrics = trainer.next_batch()
         assert len(batch) == 9
-        losses = trainer.learner.accumulate(batch)
-        alone = [trainer.learner.accumulate([one])["loss/standard"] for one in batch]
+        losses = trainer.learner.accumulate(batch, 0)
+        alone = [trainer.learner.accumulate([one], 0)["loss/standard"] for one in batch]
     assert metrics["rollout/dropped"] == 1
     assert "no scores for this one" in caplog.text
     # N is 9: the mean over the responses that have scores.
@@ -336,7 +347,7 @@ def test_the_threshold_is_the_quantile_of_all_tokens(scored):
     trainer, batch = scored
     vds = np.concatenate([one.scores.vds for one in batch])
     expected = np.quantile(vds.astype(np.float64), 0.7)
-    trainer.learner.accumulate(batch)
+    trainer.learner.accumulate(batch, 0)
     assert trainer.learner.thresholds.state[1] == pytest.approx(expected, rel=1e-6)
 
 

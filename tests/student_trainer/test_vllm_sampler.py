@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from protos.errors import PreconditionFailed, TeacherError
-from student_trainer.config import DataConfig, TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.data import Sample
+from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
 from student_trainer.sampler import TransformersSampler
+from student_trainer.sampler_config import TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.sampling import make_sampler
 from student_trainer.student import Student
 from student_trainer.train import Trainer

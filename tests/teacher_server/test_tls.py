@@ -23,7 +23,7 @@ from protos.credentials import Credentials
 from protos.errors import NotAllowed, Unauthenticated, Unavailable
 from protos.sync_client import SyncTeacherClient
 from student_trainer import teachers
-from student_trainer.config import TeacherConfig
+from student_trainer.teacher_config import TeacherConfig
 from teacher_server import cli
 from teacher_server.config import ServeConfig, ServerConfig
 from tests.connected import connected

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from student_trainer.config import DataConfig
+from student_trainer.data_config import DataConfig
 from teacher_server.scoring.bad_row import BadRow
 from teacher_server.scoring.column_mapping import ColumnMapping
 from teacher_server.scoring.image_folder import ImageFolder

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from student_trainer.config import DataConfig
 from student_trainer.data import DataSet
+from student_trainer.data_config import DataConfig
 from teacher_server import cli
 from teacher_server.scoring.manifest import Manifest
 from tests.faults.teacher_process import free_port

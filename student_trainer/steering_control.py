@@ -1,0 +1,128 @@
+"""gamma, lambda and eta of each step: fixed, measured, or chosen by rules (docs/method.md, "Strength that chooses
+itself").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from student_trainer.geometry import Geometry, gamma_at_angle, gamma_at_share, steered_norm
+from student_trainer.loss import OBJECTIVES, steering_scale
+from student_trainer.objective_config import ObjectiveConfig
+
+PRESERVED_SHARE = 0.3
+"""lambda "auto" begins where preservation's gradient has this share of the standard one's length."""
+SMOOTHING = 0.9
+"""How much of the smoothed language loss each step keeps."""
+RATE = 0.1
+"""Largest relative change of lambda in a step, as a logarithm."""
+SLACK = 0.05
+"""Relative rise above the best language loss so far that lambda "auto" puts up with."""
+FLOOR = 0.02
+"""Nats of language loss below which relative changes say little."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the objective's parts in a step."""
+
+    gamma: float
+    lambda_: float
+    eta: float
+
+    def of_parts(self) -> dict[str, float]:
+        """By the name of the part."""
+        weights = {"standard": 1.0, "steering": self.gamma, "preservation": self.lambda_}
+        return {name: self.eta * weight for name, weight in weights.items()}
+
+
+class SteeringControl:
+    """Says before each step whether gradients are to be measured, and after it what the weights are."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        objective = OBJECTIVES.get(config.name)
+        self._config = config
+        self._steers = objective is not None and objective.steering is not None
+        self._preserves = objective is not None and objective.preservation is not None
+        self._auto_gamma = self._steers and config.gamma == "auto"
+        self._auto_lambda = self._preserves and config.lambda_ == "auto"
+        self._gamma = 0.0 if isinstance(config.gamma, str) or not self._steers else config.gamma
+        self._lambda = (
+            0.0 if isinstance(config.lambda_, str) or not self._preserves else config.lambda_
+        )
+        self._etas: list[float] = []
+        self._smoothed: float | None = None
+        self._best = math.inf
+        if not self._steers:
+            self._etas = [1.0]
+        elif not isinstance(config.eta, str):
+            self._etas = [float(config.eta)]
+
+    def measures(self, step: int) -> bool:
+        """Whether the gradients of the parts are needed one by one in step `step` (from 0)."""
+        config = self._config
+        if self._auto_lambda and self._lambda == 0:
+            return True
+        if self._auto_gamma and (not self._etas or step % config.measure_every == 0):
+            return True
+        if not self._steers or not isinstance(config.eta, str) or self._auto_gamma:
+            return False
+        return config.eta == "dynamic" or len(self._etas) < config.eta_steps
+
+    def measured(self, geometry: Geometry) -> None:
+        """Take in what a step that measures found."""
+        config = self._config
+        if self._auto_gamma:
+            if config.gamma_share is not None:
+                self._gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
+            else:
+                self._gamma = gamma_at_angle(geometry, config.gamma_angle, config.gamma_max)
+        if self._auto_lambda and self._lambda == 0 and geometry.norm("preservation") > 0:
+            first = PRESERVED_SHARE * geometry.norm("standard") / geometry.norm("preservation")
+            self._lambda = min(first, config.lambda_max)
+        if self._steers and isinstance(config.eta, str):
+            if config.eta == "dynamic" or self._auto_gamma:
+                self._etas.clear()  # of another gamma, or of the step before
+            if len(self._etas) < config.eta_steps:
+                steered = steered_norm(geometry, self._gamma)
+                self._etas.append(steering_scale(geometry.norm("standard"), steered))
+
+    def observed(self, preserved_language: float) -> None:
+        """Take in the mean language loss of the tokens on which language is preserved, nats, after each step.
+
+        lambda "auto": the smoothed loss l is held to the lowest one so far, l_min. lambda grows by at most e^0.1 a step
+        while l is more than 5 % above l_min, and shrinks as slowly while it is less.
+        """
+        if not self._auto_lambda or not math.isfinite(preserved_language):
+            return
+        before = preserved_language if self._smoothed is None else self._smoothed
+        self._smoothed = SMOOTHING * before + (1 - SMOOTHING) * preserved_language
+        self._best = min(self._best, self._smoothed)
+        rise = (self._smoothed - self._best) / (self._best + FLOOR) - SLACK
+        factor = math.exp(RATE * min(max(rise / SLACK, -1.0), 1.0))
+        self._lambda = min(self._lambda * factor, self._config.lambda_max)
+
+    @property
+    def weights(self) -> Weights:
+        """As they stand."""
+        eta = sum(self._etas) / len(self._etas) if self._etas else 1.0
+        return Weights(self._gamma, self._lambda, eta)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {
+            "etas": self._etas,
+            "gamma": self._gamma,
+            "lambda": self._lambda,
+            "smoothed": self._smoothed,
+            "best": None if math.isinf(self._best) else self._best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self._etas = list(state["etas"])
+        self._gamma, self._lambda = state["gamma"], state["lambda"]
+        self._smoothed = state["smoothed"]
+        self._best = math.inf if state["best"] is None else state["best"]

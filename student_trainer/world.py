@@ -1,0 +1,83 @@
+"""The ranks of a run: one process alone, or those that torchrun started. What is counted over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+class World:
+    """A rank among the others. Every method but `close` is called by all ranks, in the same order."""
+
+    def __init__(self, device: torch.device, *, sharded: bool = False) -> None:
+        """Joins the others where torchrun's environment names them; `sharded`: each holds its part of the weights."""
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
+        self.device = device
+        self.sharded = sharded and self.size > 1
+        self._joined = self.size > 1 and not dist.is_initialized()
+        if self._joined:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+    def close(self) -> None:
+        """Leave the group, if this object joined it."""
+        if self._joined:
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def most(self, value: int) -> int:
+        """Largest over the ranks."""
+        if self.size == 1:
+            return value
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All ranks' values, rank by rank; [n] here and [m] there -> [n + m ...]."""
+        if self.size == 1:
+            return values
+        longest = self.most(len(values))
+        counts = [torch.zeros((), dtype=torch.long) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor(len(values)))
+        padded = torch.zeros(longest, dtype=values.dtype)
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+
+    def add_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Sum over the ranks, in place. Where weights are sharded, the backward pass has done it already."""
+        if self.size == 1 or self.sharded:
+            return
+        for gradient in gradients:
+            dist.all_reduce(gradient)
+
+    def dot(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+        """Inner product of two whole gradients, in float64."""
+        total = sum(
+            float((_local(x).double() * _local(y).double()).sum())
+            for x, y in zip(a, b, strict=True)
+        )
+        return self.sums([total])[0] if self.sharded else total
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
