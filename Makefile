@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring chaos fuzz clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring chaos fuzz compose-smoke clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -33,11 +33,13 @@ test-vllm: $(VLLM_READY)  ## run the tests that need vLLM, on its CPU build
 test-vllm-long: $(VLLM_READY)  ## the same over two tensor-parallel and two data-parallel ranks
 	$(VLLM_BIN)/python -m pytest -m "vllm and long" -W default tests/teacher_server/engines $(TEST_FLAGS)
 
-check: $(READY)  ## lint, formatting, types, stub drift
+check: $(READY)  ## lint, formatting, types, stub drift; images, compose file, manifests, alerts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q tests/protos/test_stubs.py
+	$(BIN)/hadolint deploy/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/python -m pytest -q tests/protos/test_stubs.py tests/deploy -k "not smoke"
 
 check-vllm: $(READY) $(VLLM_READY)  ## types of what imports vLLM
 	$(BIN)/pyright --project pyrightconfig.vllm.json
@@ -66,6 +68,9 @@ chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; 
 
 fuzz: $(READY)  ## coverage-guided fuzzing of request decoding (FUZZ_FLAGS="--seconds 600" for longer)
 	$(BIN)/python -m tests.fuzz.fuzz_requests $(FUZZ_FLAGS)
+
+compose-smoke: $(READY)  ## docker-compose.yml end to end, in containers or, without an engine, as processes (SMOKE_FLAGS="--help")
+	$(BIN)/python -m deploy.smoke $(SMOKE_FLAGS)
 
 clean:  ## remove the environments and all runs
 	rm -rf $(VENV) $(VLLM_VENV)

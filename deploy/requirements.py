@@ -1,7 +1,7 @@
-"""Print what an extra of pyproject.toml needs, one requirement a line, so that an image gets its dependencies before
-the sources:
+"""Print what extras of pyproject.toml need, one requirement a line, so that an image gets its dependencies before the
+sources:
 
-    python deploy/requirements.py teacher
+    python deploy/requirements.py teacher score
 """
 
 import re
@@ -25,4 +25,6 @@ def requirements(project: dict[str, Any], extra: str) -> Iterator[str]:
 
 if __name__ == "__main__":
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    print(*project["dependencies"], *requirements(project, sys.argv[1]), sep="\n")
+    print(*project["dependencies"], sep="\n")
+    for extra in sys.argv[1:]:
+        print(*requirements(project, extra), sep="\n")
