@@ -1,0 +1,105 @@
+"""`python -m benchmarks.science` (`make science`): the table of objectives on the toy, and what holds of the paper.
+
+Settings are chosen on the validation questions with the student of seed 0, four for each objective; figures are of the
+held-out questions over several seeds (of the initial student, sampling and data order). Results are kept one file a run
+under runs/science, and a second call goes on where the first ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import logging
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from benchmarks.science.setting import Setting, candidates, untuned
+from benchmarks.science.toy import Run, result
+from examples.digits.make_models import make
+from student_trainer.teacher_process import teacher_process
+
+FOLDER = Path("runs/science")
+TASKS = ("base", "chatty")
+TEACHER = """model = "{model}"
+teacher_id = "{task}"
+[engine]
+device = "cpu"
+threads = 1
+"""
+
+
+def main() -> None:
+    """Make the models, choose, train, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
+    parser.add_argument("--names", nargs="*", help="objectives of the table; all without")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--no-auto", action="store_true", help="leave out auto gamma and lambda")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level="WARNING")
+    for task in arguments.tasks:
+        science(task, arguments)
+
+
+def science(task: str, arguments: argparse.Namespace) -> None:
+    """All runs of a task that are not kept yet."""
+    models = FOLDER / "models" / task
+    make(task, "teacher", 0, models / "teacher")
+    for seed in range(arguments.seeds):
+        make(task, "student", seed, models / f"student-{seed}")
+    config = FOLDER / f"{task}-teacher.toml"
+    config.write_text(TEACHER.format(model=models / "teacher", task=task))
+    with contextlib.ExitStack() as opened:
+        address = opened.enter_context(teacher_process(config, FOLDER / task))
+        pool = opened.enter_context(
+            ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"))
+        )
+        grid = {n: s for n, s in candidates().items() if n in (arguments.names or candidates())}
+        tried = [
+            Run(task, 0, arguments.steps, setting, models, heldout=False)
+            for settings in grid.values()
+            for setting in settings
+        ]
+        chosen = choose(grid, run_all(tried, address, pool))
+        if "standard" in chosen and not arguments.no_auto:
+            chosen["auto"] = untuned(chosen["standard"].learning_rate)
+        final = [
+            Run(task, seed, arguments.steps, setting, models, heldout=True)
+            for seed, setting in itertools.product(range(arguments.seeds), [None, *chosen.values()])
+        ]
+        run_all(final, address, pool)
+
+
+def run_all(
+    runs: Iterable[Run], address: str, pool: ProcessPoolExecutor
+) -> dict[Run, dict[str, Any]]:
+    """Figures of each run."""
+    waiting = {pool.submit(result, run, address, FOLDER / "results"): run for run in runs}
+    found = {}
+    for future in as_completed(waiting):
+        run = waiting[future]
+        found[run] = future.result()
+        shares = {k: v for k, v in found[run].items() if k.endswith("accuracy")}
+        print(run.key, shares, found[run]["seconds"], flush=True)
+    return found
+
+
+def choose(
+    grid: dict[str, Sequence[Setting]], tried: dict[Run, dict[str, Any]]
+) -> dict[str, Setting]:
+    """The setting of each objective with the best validation accuracy; of equals the first."""
+    accuracy = {run.setting: figures["validation_accuracy"] for run, figures in tried.items()}
+    return {
+        name: max(settings, key=lambda setting: accuracy[setting])
+        for name, settings in grid.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
