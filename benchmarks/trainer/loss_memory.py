@@ -18,7 +18,7 @@ the teacher's, the sampled one, 16 candidates, the tail). In float32 the peaks a
     cross-entropy    4 (C V + R D)
     vgs-lp           4 (C V + R D + 2 C D) + b R K
 
-b, bytes for each row and bucket, is read off a run with T, and C with it, scaled down; a second run tells how well the
+b, bytes for each row and bucket, is read off a run with T, C and D scaled down; a second run tells how well the
 formula foretells another size. `loss_peak_memory_ratio` is the formula at full size: T = 2,048, C = 1,024.
 """
 
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -71,8 +70,8 @@ class Size:
 
 
 FULL = Size(rows=4 * 2048, chunk_rows=1024)
-SCALED = Size(rows=4 * 128, chunk_rows=64)
-OTHER = Size(rows=4 * 64, chunk_rows=64)
+SCALED = Size(rows=4 * 128, chunk_rows=64, width=512)
+OTHER = Size(rows=4 * 64, chunk_rows=64, width=256)
 
 
 class Inputs:
@@ -82,7 +81,8 @@ class Inputs:
         torch.manual_seed(0)
         self.size = size
         weight = torch.empty(size.vocabulary, size.width).normal_(std=size.width**-0.5)
-        weight.requires_grad_().grad = torch.zeros_like(weight)
+        # Written to: pages of plain zeros would not be there yet.
+        weight.requires_grad_().grad = torch.empty_like(weight).zero_()
         self.head = OutputHead(weight, None, None, size.vocabulary, into_grad=True)
         self.mm, self.text = (
             torch.randn(size.rows, size.width, requires_grad=True) for _ in range(2)
@@ -179,12 +179,18 @@ def peak_bytes(loss: Loss, size: Size) -> int:
 
 
 def rss_bytes(name: str) -> int:
-    """How much the process grows beyond what it is with its inputs; to be called once in a process."""
+    """How much the process grows beyond what it is with its inputs, on Linux; once in a process."""
     LOSSES[name](Inputs(Size(rows=4, chunk_rows=2, vocabulary=512, width=64)))
     inputs = Inputs(SCALED)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _status_bytes("VmRSS")
     LOSSES[name](inputs)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    """Of this process: resident now (VmRSS), or at most so far (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _rss_in_a_process(name: str) -> int:
