@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
+
+TIMEOUT = datetime.timedelta(hours=4)
+"""How long a rank waits for the others: answers may be long, a teacher away, a checkpoint large. A rank that is dead
+torchrun notices by itself."""
+BUCKET = 2**24
+"""Numbers of small gradients that are summed over the ranks at a time, 64 MiB in float32."""
+
+
+def own_device(name: str) -> torch.device:
+    """A configuration's `device` as this process has it: under torchrun each its own GPU of the machine."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    return torch.device(name)
 
 
 class World:
@@ -22,7 +39,10 @@ class World:
         self.sharded = sharded and self.size > 1
         self._joined = self.size > 1 and not dist.is_initialized()
         if self._joined:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=TIMEOUT)
 
     def close(self) -> None:
         """Leave the group, if this object joined it."""
@@ -33,6 +53,14 @@ class World:
     def first(self) -> bool:
         """Whether this rank writes what is written once."""
         return self.rank == 0
+
+    def mesh(self) -> DeviceMesh:
+        """All ranks in a row, over which weights are sharded."""
+        return init_device_mesh(self.device.type, (self.size,))
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.sums([0])
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks, in float64."""
@@ -67,8 +95,15 @@ class World:
         """Sum over the ranks, in place. Where weights are sharded, the backward pass has done it already."""
         if self.size == 1 or self.sharded:
             return
-        for gradient in gradients:
-            dist.all_reduce(gradient)
+        for bucket in _buckets(gradients):
+            if len(bucket) == 1 and bucket[0].is_contiguous():
+                dist.all_reduce(bucket[0])
+                continue
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            sums = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, total in zip(bucket, sums, strict=True):
+                gradient.copy_(total.view_as(gradient))
 
     def dot(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
         """Inner product of two whole gradients, in float64."""
@@ -77,6 +112,19 @@ class World:
             for x, y in zip(a, b, strict=True)
         )
         return self.sums([total])[0] if self.sharded else total
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """As many at a time as come to BUCKET numbers; a large one alone."""
+    bucket, numbers = [], 0
+    for gradient in gradients:
+        if bucket and numbers + gradient.numel() > BUCKET:
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(gradient)
+        numbers += gradient.numel()
+    if bucket:
+        yield bucket
 
 
 def _local(tensor: Tensor) -> Tensor:
