@@ -69,7 +69,7 @@ class EvalConfig(Settings):
     r"""Greedy answers to the validation rows, compared in \boxed{}."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between evaluations; 0: none."""
+    """Steps between evaluations, with one before the first step and one after the last; 0: none."""
     limit: int | None = Field(default=None, ge=1)
     """First rows only."""
     batch_size: int = Field(default=128, ge=1)
@@ -125,7 +125,7 @@ class TrainConfig(Settings):
     geometry_every: int = Field(default=0, ge=0)
     """Steps between measurements of the terms' gradients, their norms and angles; 0: none."""
     trace: bool = False
-    """Write trace.json, which ui.perfetto.dev shows: what sampler, teacher and learner did when."""
+    """Write trace-<rank>.json, which ui.perfetto.dev shows: what sampler, teacher and learner did when."""
 
     @model_validator(mode="after")
     def _rows_name_their_teacher(self) -> TrainConfig:

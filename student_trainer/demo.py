@@ -97,7 +97,7 @@ def _run(
         "seconds": round(seconds, 2),
         "teacher_wait_share": _total(curve, "time/teacher_wait_s") / _total(curve, "time/step_s"),
         "wire_bytes_per_token": bytes_per_token,
-        "mean_vds": _total(curve, "vds/mean") / len(curve),
+        "mean_vds": _total(curve, "vds/mean") / train.steps,
         "learning_rate": train.optimizer.lr,
         "gamma": objective.gamma if steered else 0.0,
         "lambda": objective.lambda_ if objective.name == "vgs-lp" else 0.0,
@@ -117,7 +117,7 @@ def _train_config(config: DemoConfig, objective: ObjectiveConfig, address: str) 
 
 
 def _total(curve: list[dict[str, float]], name: str) -> float:
-    return sum(line[name] for line in curve)
+    return sum(line.get(name, 0.0) for line in curve)
 
 
 def _summary(config: DemoConfig, runs: dict[str, _Run]) -> dict[str, Any]:

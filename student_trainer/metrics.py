@@ -1,37 +1,43 @@
-"""Metrics of a run, one line a step in metrics.jsonl and the same in TensorBoard. Names are `group/name_unit`."""
+"""Metrics of a run: one line a step in metrics.jsonl, and the same to its trackers. Names are `group/name_unit`."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from student_trainer.trackers import Tracker
+
+FILE = "metrics.jsonl"
 
 
 class MetricsLog:
     """Appends; a resumed run drops the lines of steps that it will do again."""
 
-    def __init__(self, run_dir: Path, first_step: int) -> None:
-        self._path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
+    def __init__(self, run_dir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
+        """`first_step` steps are done; `trackers` are closed with the log."""
+        path = run_dir / FILE
+        kept = read_metrics(path) if first_step else []
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+        path.write_text(
+            "".join(json.dumps(line) + "\n" for line in kept if line["step"] <= first_step)
+        )
+        self._file = path.open("a", encoding="utf-8")
+        self._trackers = tuple(trackers)
 
     def close(self) -> None:
         """Write out what is buffered."""
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line; `step` counts finished optimizer steps from 1."""
+        """One line; `step` counts finished optimizer steps, and is 0 before the first one."""
         self._file.write(json.dumps({"step": step, "unix_time_s": time.time(), **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """What sampler, teacher and learner did when: seconds by step for the metrics, spans for a Perfetto trace.
 
-Spans are in the Trace Event Format, which ui.perfetto.dev and chrome://tracing read.
+Spans are in the Trace Event Format, which ui.perfetto.dev and chrome://tracing read. They are written as they come, as
+a JSON array whose last bracket the format lets one leave out: a run that is killed leaves a trace too.
 """
 
 from __future__ import annotations
@@ -18,14 +19,28 @@ STAGES = ("sampler", "teacher", "learner", "waiting")
 
 
 class StageClock:
-    """Sums seconds by name until they are taken; keeps every span where a trace is wanted. Threads may share it."""
+    """Sums seconds by name until they are taken; writes every span where a trace is wanted. Threads may share it."""
 
-    def __init__(self, trace: bool = False, rank: int = 0) -> None:
+    def __init__(self, trace: Path | None = None, rank: int = 0) -> None:
+        """`trace`: file to write spans to, in place of an older one."""
         self._rank = rank
         self._lock = threading.Lock()
         self._sums: dict[str, float] = {}
-        self._events: list[dict[str, Any]] | None = [] if trace else None
         self._spans = 0
+        self._file = None
+        if trace is not None:
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            self._file = trace.open("w", encoding="utf-8")
+            self._file.write("[\n" + json.dumps(self._named("process_name", 0, f"rank {rank}")))
+            self._write(*(self._named("thread_name", i, name) for i, name in enumerate(STAGES)))
+
+    def close(self) -> None:
+        """End the trace; spans that end later are not in it."""
+        with self._lock:
+            if self._file is not None:
+                self._file.write("\n]\n")
+                self._file.close()
+                self._file = None
 
     @contextlib.contextmanager
     def time(self, name: str, stage: str, **about: float | str) -> Iterator[None]:
@@ -34,25 +49,21 @@ class StageClock:
         try:
             yield
         finally:
-            ended_s = time.monotonic()
+            length_s = time.monotonic() - started_s
+            shown = {"ph": "X", "dur": length_s * 1e6, "args": about}
             with self._lock:
                 key = f"time/{name}_s"
-                self._sums[key] = self._sums.get(key, 0.0) + ended_s - started_s
-                if self._events is not None:
-                    event = {"ph": "X", "dur": (ended_s - started_s) * 1e6, "args": about}
-                    self._events.append(self._event(name, stage, started_s) | event)
+                self._sums[key] = self._sums.get(key, 0.0) + length_s
+                self._write(self._event(name, stage, started_s) | shown)
 
     def overlapping(self, name: str, stage: str, started_s: float, **about: float | str) -> None:
         """Show what began at `started_s` (of time.monotonic) and ends now; others of its kind may run meanwhile."""
-        if self._events is None:
-            return
         now_s = time.monotonic()
         with self._lock:
             self._spans += 1
             both = {"cat": stage, "id": self._spans}
-            begun = self._event(name, stage, started_s) | both
-            self._events.append(begun | {"ph": "b", "args": about})
-            self._events.append(self._event(name, stage, now_s) | both | {"ph": "e"})
+            begun = self._event(name, stage, started_s) | both | {"ph": "b", "args": about}
+            self._write(begun, self._event(name, stage, now_s) | both | {"ph": "e"})
 
     def take(self) -> dict[str, float]:
         """Seconds by metric since the last call; names that stood there once stay, with 0."""
@@ -61,17 +72,13 @@ class StageClock:
             self._sums = dict.fromkeys(self._sums, 0.0)
             return taken
 
-    def write(self, path: Path) -> None:
-        """Write the trace, if one was kept."""
-        if self._events is None:
-            return
-        names = [
-            {"ph": "M", "name": "thread_name", "pid": self._rank, "tid": i, "args": {"name": stage}}
-            for i, stage in enumerate(STAGES)
-        ]
-        with self._lock:
-            path.write_text(json.dumps({"traceEvents": [*names, *self._events]}))
+    def _write(self, *events: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write("".join(",\n" + json.dumps(event) for event in events))
 
     def _event(self, name: str, stage: str, at_s: float) -> dict[str, Any]:
         track = STAGES.index(stage)
         return {"name": name, "pid": self._rank, "tid": track, "ts": at_s * 1e6}
+
+    def _named(self, kind: str, track: int, name: str) -> dict[str, Any]:
+        return {"ph": "M", "name": kind, "pid": self._rank, "tid": track, "args": {"name": name}}

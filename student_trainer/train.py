@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
+from student_trainer.best_checkpoint import BestCheckpoint, point_to_last
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
@@ -29,8 +30,10 @@ from student_trainer.run_config import refuse_changes, write_config
 from student_trainer.sampling import make_sampler
 from student_trainer.scored_rollout import ScoredRollout
 from student_trainer.stage_clock import StageClock
+from student_trainer.step_time import StepTime
 from student_trainer.student import Student
 from student_trainer.teachers import Teachers
+from student_trainer.trackers import open_trackers, refuse_absent
 from student_trainer.world import World
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        refuse_absent(config.trackers)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._folder = config.run_dir / "checkpoints"
@@ -60,7 +64,9 @@ class Trainer:
             self.world = World(self.student.device, sharded=config.parallel == "fsdp2")
             opened.callback(self.world.close)
             self.builder = PromptBuilder(self.student.processor, config.data)
-            self.clock = StageClock(config.trace, self.world.rank)
+            trace = config.run_dir / f"trace-{self.world.rank}.json" if config.trace else None
+            self.clock = StageClock(trace, self.world.rank)
+            opened.callback(self.clock.close)
             self.teachers = self._connect(opened)
             known = [self.student.vocab_size]
             known += [self.teachers.vocab_size] if self.teachers else []
@@ -83,9 +89,10 @@ class Trainer:
             infos = self.teachers.infos if self.teachers else []
             if self.world.first:
                 write_config(config, infos, self.builder.processor_fingerprint)
-            self._log = MetricsLog(config.run_dir, self.step) if self.world.first else None
+            self._log = self._open_log() if self.world.first else None
             if self._log:
                 opened.callback(self._log.close)
+            self._best = BestCheckpoint(self._folder, self.world)
             self._opened = opened.pop_all()
         self._blind_steps = 0
 
@@ -99,6 +106,12 @@ class Trainer:
             )
         refuse_changes(self._config)
         return found[-1]
+
+    def _open_log(self) -> MetricsLog:
+        config = self._config
+        settings = config.model_dump(mode="json", by_alias=True)
+        trackers = open_trackers(config.trackers, config.run_dir, self.step, settings)
+        return MetricsLog(config.run_dir, self.step, trackers)
 
     def _connect(self, opened: contextlib.ExitStack) -> Teachers | None:
         """The teacher's client; none where only rewards are followed."""
@@ -127,11 +140,16 @@ class Trainer:
         config = self._config
         quiet = None if self.world.first else True
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=quiet)
-        saved = None
+        saved, spent = None, StepTime()
+        if config.eval.every and self.step == 0:
+            accuracy = self._validate_and_keep()
+            if self._log:
+                self._log.write(0, {"eval/accuracy": accuracy})
         while self.step < config.steps:
             metrics = self._step_or_leave()
-            if config.eval.every and self.step % config.eval.every == 0:
-                metrics["eval/accuracy"] = self.validate()
+            spent.add(metrics)
+            if config.eval.every and self._pauses(self.step, config.eval.every):
+                metrics["eval/accuracy"] = self._validate_and_keep()
             if self._log:
                 self._log.write(self.step, metrics)
             self._warn_if_blind(metrics)
@@ -142,7 +160,8 @@ class Trainer:
             if self._pauses(self.step, config.checkpoint.every):
                 saved = self._save()
         bar.close()
-        self.clock.write(config.run_dir / f"trace-{self.world.rank}.json")
+        if self.world.first and spent.steps:
+            log.info("%s", spent)
         return saved or checkpoints(self._folder)[-1]
 
     def _pauses(self, step: int, every: int) -> bool:
@@ -150,7 +169,10 @@ class Trainer:
 
     def _save(self) -> Path:
         keep = self._config.checkpoint.keep
-        return save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+        saved = save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+        if self.world.first:
+            point_to_last(saved)
+        return saved
 
     def _step_or_leave(self) -> dict[str, float]:
         """A step; where the teacher fails for good, a checkpoint of what was reached before it."""
@@ -257,6 +279,12 @@ class Trainer:
             "wire/bytes_per_token": self.teachers.bytes_per_token,
             "wire/cache_hits": float(self.teachers.cache_hits),
         }
+
+    def _validate_and_keep(self) -> float:
+        """Accuracy now; the student is kept where it was never higher."""
+        accuracy = self.validate()
+        self._best.offer(self.step, accuracy, self.student)
+        return accuracy
 
     def validate(self) -> float:
         """Greedy accuracy on the validation rows, over all ranks; nothing may be under way in the sampler."""
