@@ -16,24 +16,53 @@ from student_trainer.prompting import PromptBuilder
 from teacher_server.config import ServeConfig, VllmEngineConfig
 from tests.pictures import noise
 
-RECIPES = sorted(Path("examples/vision_sr1").glob("student-*.toml"))
-ROWS, BATCH, LONGEST_PROMPT, LONGEST_RESPONSE = 47_628, 512, 16_384, 2_048
+FOLDER = Path("examples/vision_sr1")
+STUDENTS = sorted(FOLDER.glob("student-*.toml"))
+ROWS, LONGEST_PROMPT, LONGEST_RESPONSE = 47_628, 16_384, 2_048
 
 
 def recipe(path: Path) -> TrainConfig:
     return TrainConfig.model_validate(tomllib.loads(path.read_text()))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_arithmetic_is_the_papers(path: Path):
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_what_all_of_them_share(path: Path):
     config = recipe(path)
-    assert config.batch.prompts * config.batch.responses_per_prompt == BATCH
-    assert config.steps == ROWS // BATCH, "one epoch of whole batches"
-    assert BATCH % config.batch.microbatch == 0
+    batch = config.batch
+    assert batch.prompts * batch.responses_per_prompt == 512, "sampled together"
+    a_step = 512 // batch.steps_per_rollout
+    assert a_step % (8 * batch.microbatch) == 0, "whole microbatches on 8 GPUs"
     assert config.sampler.max_new_tokens == LONGEST_RESPONSE
-    assert (config.objective.gamma, config.objective.lambda_) == (2.0, 0.01)
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (1e-6, 0.01)
+    assert config.optimizer.warmup_steps == 0, "constant"
+    assert config.data.system_prompt is not None
+    assert "<reason></reason>" in config.data.system_prompt
+    assert "\\boxed{}" in config.data.system_prompt
+
+
+@pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.stem)
+def test_the_students_arithmetic_is_the_papers(path: Path):
+    config = recipe(path)
+    assert (config.batch.responses_per_prompt, config.batch.steps_per_rollout) == (1, 1)
+    assert config.steps == ROWS // 512 == 93, "one epoch of whole batches"
+    assert config.objective.name == "vgs-lp"
+    assert (config.objective.gamma, config.objective.lambda_) == (2.0, 0.01)
     assert config.objective.eta == {"student-2b": 0.41, "student-4b": 0.36}[path.stem]
+    assert config.grpo is None
+
+
+def test_the_teachers_arithmetic_is_the_papers():
+    config = recipe(FOLDER / "teacher-grpo.toml")
+    batch = config.batch
+    assert (batch.prompts, batch.responses_per_prompt) == (64, 8)
+    assert 64 * 8 // batch.steps_per_rollout == 128, "responses a step"
+    samplings = 2 * (ROWS // batch.prompts)
+    assert samplings == 1_488, "two epochs of whole samplings"
+    assert config.steps == samplings * batch.steps_per_rollout == 5_952
+    assert config.objective.name == "grpo"
+    assert config.grpo is not None
+    assert (config.grpo.clip_low, config.grpo.clip_high, config.grpo.normalise) == (0.2, 0.2, True)
+    assert {r.name: r.weight for r in config.grpo.rewards} == {"answer": 1.0, "format": 0.1}
 
 
 def test_the_teacher_takes_what_the_students_send():
@@ -43,7 +72,7 @@ def test_the_teacher_takes_what_the_students_send():
     assert isinstance(teacher.engine, VllmEngineConfig)
     assert teacher.engine.max_model_len == LONGEST_PROMPT + LONGEST_RESPONSE
     assert teacher.limits.max_response_tokens >= LONGEST_RESPONSE
-    for path in RECIPES:
+    for path in STUDENTS:
         config = recipe(path)
         assert config.teacher.k <= teacher.limits.max_k
         assert config.sampler.candidates <= teacher.limits.max_candidates
@@ -76,7 +105,7 @@ def rendered(builder: PromptBuilder, sample: Sample) -> tuple[str, str]:
 
 
 def test_rows_of_its_schema_become_prompts(rows: Path, qwen: Path):
-    config = recipe(RECIPES[0]).data.model_copy(update={"system_prompt": None})
+    config = recipe(STUDENTS[0]).data.model_copy(update={"system_prompt": None})
     data = DataSet(rows, config)
     builder = PromptBuilder(AutoProcessor.from_pretrained(qwen), config)
     shown = "<|vision_start|><|image_pad|><|vision_end|>"

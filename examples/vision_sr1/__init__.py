@@ -1,0 +1,1 @@
+"""The paper's setting: recipes, and the GPU memory that they should need."""
