@@ -39,7 +39,8 @@ check: $(READY)  ## lint, formatting, types, stub drift; images, compose file, m
 	$(BIN)/pyright
 	$(BIN)/hadolint deploy/*.Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	$(BIN)/python -m pytest -q tests/protos/test_stubs.py tests/deploy -k "not smoke"
+	$(BIN)/python -m pytest -q tests/protos/test_stubs.py \
+		tests/deploy/test_compose_file.py tests/deploy/test_dockerfiles.py tests/deploy/test_chart.py tests/deploy/test_monitoring.py
 
 check-vllm: $(READY) $(VLLM_READY)  ## types of what imports vLLM
 	$(BIN)/pyright --project pyrightconfig.vllm.json

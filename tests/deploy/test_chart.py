@@ -1,0 +1,286 @@
+"""The Helm chart: rendered by Helm's own code, held to Kubernetes' schemas, its commands parsed by the programs."""
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from teacher_server.client_file import ClientFile
+from teacher_server.config import ServeConfig
+from teacher_server.doorkeeper import Doorkeeper
+from tests.deploy.commands import parsed
+
+helm = pytest.importorskip("helm_python")
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+CHART = Path("deploy/kubernetes")
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+VERSIONS = ["1.30", "1.34"]
+NOT_IN_KUBERNETES = {"JobSet", "ServiceMonitor"}
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name="distil", namespace="team")
+    documents = (yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml"))
+    return [each for each in itertools.chain(*documents) if each]
+
+
+def example(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CHART / "examples" / f"{name}.yaml").read_text())
+
+
+def of_kind(kind: str, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["metadata"]["name"]: each for each in documents if each["kind"] == kind}
+
+
+def job_specs(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in documents:
+        if each["kind"] == "Job":
+            yield each["metadata"]["name"], each["spec"]
+        if each["kind"] == "JobSet":
+            (job,) = each["spec"]["replicatedJobs"]
+            yield each["metadata"]["name"], job["template"]["spec"]
+
+
+def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in documents:
+        if each["kind"] in ("Deployment", "StatefulSet"):
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
+    for name, job in job_specs(documents):
+        yield name, job["template"]["spec"]
+
+
+def settings(name: str, pod: dict[str, Any], documents: list[dict[str, Any]], folder: Path) -> Any:
+    """What the pod's program would run with; its configuration maps and secrets lie in `folder`."""
+    for volume in pod["volumes"]:
+        (mounted,) = (
+            each["mountPath"]
+            for each in pod["containers"][0]["volumeMounts"]
+            if each["name"] == volume["name"]
+        )
+        place = folder / mounted.lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        if "configMap" in volume:
+            data = of_kind("ConfigMap", documents)[volume["configMap"]["name"]]["data"]
+        else:
+            data = dict.fromkeys(("tls.crt", "tls.key", "ca.crt", "clients.toml", "token"), "")
+        for file, text in data.items():
+            (place / file).write_text(text)
+    container = pod["containers"][0]
+    return parsed(
+        [*container.get("command", ["teacher-server"]), *container.get("args", [])], folder
+    )
+
+
+ALL = pytest.mark.parametrize(
+    "values", [{}, *map(yaml.safe_load, (path.read_text() for path in EXAMPLES))],
+    ids=["defaults", *(path.stem for path in EXAMPLES)],
+)  # fmt: skip
+
+
+@ALL
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifests_are_what_kubernetes_takes(values: dict[str, Any], version: str):
+    for each in render(values):
+        if each["kind"] not in NOT_IN_KUBERNETES:
+            kubernetes_validate.validate(each, version, strict=True)
+        if each["kind"] == "JobSet":
+            (job,) = each["spec"]["replicatedJobs"]
+            inner = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}}
+            kubernetes_validate.validate(inner | job["template"], version, strict=True)
+
+
+@ALL
+def test_no_two_objects_have_one_name(values: dict[str, Any]):
+    names = [(each["kind"], each["metadata"]["name"]) for each in render(values)]
+    assert len(names) == len(set(names))
+
+
+@ALL
+def test_every_pod_is_hardened(values: dict[str, Any]):
+    for _, pod in pods(render(values)):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"] + pod.get("initContainers", []):
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["allowPrivilegeEscalation"] is False
+            assert {"/tmp", "/cache"} <= {each["mountPath"] for each in container["volumeMounts"]}
+
+
+@ALL
+def test_the_programs_take_their_commands(values: dict[str, Any], tmp_path: Path):
+    if values.get("teacher", {}).get("machines", 1) > 1:
+        from teacher_server.config import VllmEngineConfig
+
+        if "nodes" not in VllmEngineConfig.model_fields:
+            pytest.skip("the engine runs on one machine")
+    documents = render(values)
+    for name, pod in pods(documents):
+        read = settings(name, pod, documents, tmp_path / name)
+        if isinstance(read, ServeConfig):
+            drain = read.server.grace_s + values.get("teacher", {}).get("preStopSeconds", 5)
+            assert pod["terminationGracePeriodSeconds"] >= drain + 10
+            assert read.server.clients_file is not None
+            assert (read.server.tls is not None) == ("tls" in values)
+
+
+def test_a_probe_asks_for_grpc_health_also_over_tls():
+    (pod,) = (pod for _, pod in pods(render({})))
+    container = pod["containers"][0]
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    assert [container[kind]["grpc"] for kind in kinds] == [{"port": 50051}] * 3
+    (pod,) = (pod for _, pod in pods(render(example("autoscaled-tls"))))
+    asked = pod["containers"][0]["readinessProbe"]["exec"]["command"]
+    assert asked == ["healthcheck.py", "localhost:50051", "--ca-file", "/run/tls/ca.crt"]
+    assert Path("deploy/bin/healthcheck.py").exists()
+
+
+def test_tokens_are_random_and_the_clients_file_knows_them(tmp_path: Path):
+    secrets = of_kind("Secret", render(example("many-trainers")))
+    file = tmp_path / "clients.toml"
+    file.write_text(secrets["distil-clients"]["stringData"]["clients.toml"])
+    entries = tomllib.loads(file.read_text())["clients"]
+    assert set(entries) == {"charts", "maths", "doctors", "prometheus"}
+    for name, entry in entries.items():
+        token = secrets[f"distil-token-{name}"]["stringData"]["token"]
+        assert entry["token_sha256"] == hashlib.sha256(token.encode()).hexdigest()
+    assert (entries["charts"]["weight"], entries["charts"]["max_tokens"]) == (2, 131072)
+    Doorkeeper(ClientFile(file))
+    again = of_kind("Secret", render(example("many-trainers")))
+    assert again["distil-token-maths"] != secrets["distil-token-maths"]
+
+
+def test_a_trainer_has_its_own_token_alone():
+    for name, job in job_specs(render(example("many-trainers"))):
+        (token,) = (
+            each["secret"] for each in job["template"]["spec"]["volumes"] if "secret" in each
+        )
+        assert token["secretName"] == f"distil-token-{name.removeprefix('distil-')}"
+
+
+def test_balancing_is_the_clients():
+    documents = render(example("many-trainers"))
+    service = of_kind("Service", documents)["distil-teacher"]["spec"]
+    assert service["clusterIP"] == "None"
+    for _, job in job_specs(documents):
+        command = job["template"]["spec"]["containers"][0]["command"]
+        assert "--teacher.address=dns:///distil-teacher.team.svc:50051" in command
+
+
+def test_machines_of_a_run_find_each_other():
+    documents = render(example("trainer-alone"))
+    ((name, job),) = job_specs(documents)
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 4, 4)
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    service = of_kind("Service", documents)[pod["subdomain"]]["spec"]
+    assert service["publishNotReadyAddresses"] is True
+    assert service["selector"].items() <= job["template"]["metadata"]["labels"].items()
+    assert pod["containers"][0]["command"][:8] == [
+        "torchrun", "--nproc-per-node=8", "--nnodes=4", "--node-rank=$(JOB_COMPLETION_INDEX)",
+        f"--master-addr={name}-0.{name}", "--master-port=29500", "-m", "student_trainer",
+    ]  # fmt: skip
+    assert not of_kind("Deployment", documents)
+
+
+def test_a_job_set_names_its_machines_itself():
+    ((_, charts),) = of_kind("JobSet", render(example("many-trainers"))).items()
+    assert charts["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "distil-charts"}
+    spec = charts["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert spec["backoffLimit"] == 0, "the set starts all anew"
+    command = spec["template"]["spec"]["containers"][0]["command"]
+    assert "--master-addr=distil-charts-machines-0-0.distil-charts" in command
+
+
+def test_a_run_on_one_gpu_keeps_its_exit_status():
+    jobs = dict(job_specs(render(example("many-trainers"))))
+    commands = {n: j["template"]["spec"]["containers"][0]["command"] for n, j in jobs.items()}
+    assert commands["distil-doctors"][0] == "student-trainer"
+    assert commands["distil-maths"][:3] == ["torchrun", "--nproc-per-node=8", "--standalone"]
+    first = jobs["distil-doctors"]["podFailurePolicy"]["rules"][0]
+    assert first["onExitCodes"] == {"containerName": "trainer", "operator": "In", "values": [2]}
+
+
+def test_a_rollout_server_is_a_sidecar():
+    jobs = dict(job_specs(render(example("many-trainers"))))
+    (sidecar,) = jobs["distil-doctors"]["template"]["spec"]["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    read = parsed(["rollout-server", *sidecar["args"]], Path())
+    assert read.server.host == "127.0.0.1"
+    assert sidecar["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
+def test_an_autoscaled_teacher_has_no_fixed_number():
+    documents = render(example("autoscaled-tls"))
+    (deployment,) = of_kind("Deployment", documents).values()
+    assert "replicas" not in deployment["spec"]
+    (scaler,) = of_kind("HorizontalPodAutoscaler", documents).values()
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == "teacher_queue_tokens"
+
+
+def test_several_machines_serve_one_replica():
+    documents = render(example("two-machines"))
+    ((name, group),) = of_kind("StatefulSet", documents).items()
+    assert group["spec"]["podManagementPolicy"] == "Parallel"
+    container = group["spec"]["template"]["spec"]["containers"][0]
+    assert "--engine.tensor-parallel-size=16" in container["args"]
+    assert f"--engine.master-address={name}-0.{name}" in container["args"]
+    service = of_kind("Service", documents)["distil-teacher"]["spec"]
+    assert service["selector"]["apps.kubernetes.io/pod-index"] == "0", "the first machine answers"
+
+
+def test_only_trainers_and_monitoring_reach_the_teacher():
+    policy = of_kind("NetworkPolicy", render({}))["distil-teacher"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    grpc, http = policy["ingress"]
+    (trainers,) = grpc["from"]
+    assert trainers["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "trainer"
+    assert http["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
+def test_the_scrape_is_named_as_the_rules_expect():
+    documents = render(example("many-trainers"))
+    (monitor,) = of_kind("ServiceMonitor", documents).values()
+    assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/component"
+    service = of_kind("Service", documents)["distil-teacher"]
+    assert service["metadata"]["labels"]["app.kubernetes.io/component"] == "teacher"
+    assert 'job="teacher"' in Path("deploy/monitoring/alerts.yml").read_text()
+    assert (
+        monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    )
+
+
+def test_a_run_without_a_place_for_checkpoints_is_refused():
+    with pytest.raises(Exception, match="trainer lost: say which runsClaim"):
+        render({"trainers": [{"name": "lost"}]})
+
+
+def test_a_misspelt_value_is_refused():
+    with pytest.raises(Exception, match="replica"):
+        render({"teacher": {"replica": 3}})
+    with pytest.raises(Exception, match="gpu"):
+        render({"trainers": [{"name": "a", "runsClaim": "runs", "gpu": 3}]})
+
+
+def test_the_schema_of_the_values_knows_them_all():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(values) == set(schema["properties"])
+    for section in ("teacher", "trainer", "image", "networkPolicy", "serviceMonitor", "hub", "tls"):
+        assert set(values[section]) == set(schema["properties"][section]["properties"]), section
+
+
+def test_chart_and_package_have_one_version():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == version
