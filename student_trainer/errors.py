@@ -13,3 +13,7 @@ class TeacherGone(TrainerError, ConnectionError):
 
 class TooManyDropped(TrainerError, RuntimeError):
     """More responses came back without scores than `teacher.max_dropped_share` allows."""
+
+
+class RankFailed(TrainerError, RuntimeError):
+    """Another rank ended, and nothing can be summed without it."""

@@ -16,7 +16,7 @@ class Evaluation:
     """Greedy answers to a set of questions."""
 
     accuracy: float
-    """Share of 1."""
+    """Share of 1; 0 of no questions."""
     responses: list[str]
 
 
@@ -30,4 +30,4 @@ def evaluate(sampler: Sampler, prompts: Iterable[StudentPrompt], batch_size: int
         for prompt, ids in zip(batch, sampler.answer(batch, batch_size), strict=True):
             responses.append(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
             right += is_correct(responses[-1], prompt.answer)
-    return Evaluation(right / len(responses), responses)
+    return Evaluation(right / max(1, len(responses)), responses)

@@ -55,3 +55,13 @@ class GradientParts:
                 if name in self._parts:
                     total += weight * self._parts[name][i]
             parameter.grad = total
+
+
+def gradient_of(parameter: torch.nn.Parameter) -> Tensor:
+    """Its `.grad`; where no backward pass came by, as in a batch without pictures, zeros from now on.
+
+    Another rank may have one, and the optimizer is to treat all steps alike.
+    """
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from student_trainer.config import TrainConfig
 from student_trainer.geometry import Geometry
-from student_trainer.gradient_parts import GradientParts
+from student_trainer.gradient_parts import GradientParts, gradient_of
 from student_trainer.grpo_config import GrpoConfig
 from student_trainer.loss import OBJECTIVES, Part, response_weights, token_weights
 from student_trainer.microbatch import Microbatch
 from student_trainer.prior import Prior
 from student_trainer.scored_rollout import ScoredRollout
+from student_trainer.sharding import whole
 from student_trainer.steering_control import SteeringControl
 from student_trainer.student import Student
 from student_trainer.student_terms import POLICY, Clip, StudentTerms, Watched
@@ -42,7 +43,7 @@ class Learner:
         self._vocab_size = vocab_size
         self._config = config
         self._world = world
-        self._prior = prior
+        self.prior = prior
         objective = config.objective
         row = OBJECTIVES.get(objective.name)
         self._parts = {} if row is None else row.parts
@@ -72,14 +73,24 @@ class Learner:
         Returns metrics of the whole batch; the same on all ranks.
         """
         metrics = self.accumulate(batch, step)
-        limit = self._config.optimizer.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, error_if_nonfinite=True)
-        metrics["grad/norm"] = float(norm)
+        metrics["grad/norm"] = self._clip_gradient()
         metrics["optimizer/lr"] = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
-        self._prior.update(self._student)
+        self.prior.update(self._student)
         return metrics
+
+    def _clip_gradient(self) -> float:
+        """Scale the gradient down to the largest norm that is allowed; returns the norm that it had."""
+        limit = self._config.optimizer.max_grad_norm or float("inf")
+        norm = torch.nn.utils.get_total_norm([gradient_of(p) for p in self._parameters])
+        found = float(whole(norm))
+        if not math.isfinite(found):
+            raise RuntimeError(
+                f"the gradient's norm is {found}; lower optimizer.lr, or look for a fault in the data"
+            )
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
+        return found
 
     def accumulate(self, batch: Sequence[ScoredRollout], step: int) -> dict[str, float]:
         """Leave the objective's gradient in the parameters; returns its metrics."""
@@ -98,7 +109,7 @@ class Learner:
             apart.combine(self._weights())
         else:
             self._backward(microbatches, metrics)
-            self._world.add_gradients([p.grad for p in self._parameters if p.grad is not None])
+            self._world.add_gradients([gradient_of(p) for p in self._parameters])
         return self._summary(metrics, vds, thresholds)
 
     def parts(
@@ -204,12 +215,17 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Numbers that a resumed run goes on from, beside weights and optimizer."""
-        return {"steering": self.control.state(), "vds_thresholds": self.thresholds.state}
+        return {
+            "steering": self.control.state(),
+            "vds_thresholds": self.thresholds.state,
+            "schedule": self.schedule.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         self.control.restore(state["steering"])
         self.thresholds.state = list(state["vds_thresholds"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
 def geometry_metrics(geometry: Geometry) -> dict[str, float]:

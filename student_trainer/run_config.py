@@ -16,6 +16,7 @@ FREE_TO_CHANGE = {
     "run_dir",
     "steps",
     "device",
+    "parallel",
     "threads",
     "resume",
     "teacher",

@@ -36,7 +36,7 @@ class VllmSamplerConfig(Sampling):
     """Responses asked for at a time; the teacher holds their prompts meanwhile. How many grow at once is the server's
     `engine.max_running`."""
     address: str = "127.0.0.1:50061"
-    """host:port of the rollout server; it serves one trainer."""
+    """host:port of the rollout server; it serves one trainer. Under torchrun one for each rank, with commas between."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds that `batch_size` responses, or an update of the weights, may take."""
     connect_timeout_s: float = Field(default=300.0, gt=0)

@@ -13,6 +13,7 @@ from student_trainer.sampler import TransformersSampler
 from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.student import Student
 from student_trainer.vllm_sampler import VllmSampler
+from student_trainer.world import World
 
 
 class Sampler(Protocol):
@@ -40,14 +41,27 @@ class Sampler(Protocol):
 
 
 def make_sampler(
-    config: TrainConfig, student: Student, builder: PromptBuilder, vocab_size: int, sharded: bool
+    config: TrainConfig, student: Student, builder: PromptBuilder, vocab_size: int, world: World
 ) -> Sampler:
     """The sampler that the configuration names; ids at or above `vocab_size` are never sampled.
 
     The trainer's own samples from a copy where it works while the student trains, or where no rank has it whole.
     """
     if isinstance(config.sampler, VllmSamplerConfig):
-        return VllmSampler(student, config.sampler, vocab_size, builder)
-    apart = config.max_lag > 0 or sharded
+        address = _own_address(config.sampler.address, world)
+        own = config.sampler.model_copy(update={"address": address})
+        return VllmSampler(student, own, vocab_size, builder)
+    apart = config.max_lag > 0 or world.sharded
     rewarded = config.grpo is not None or config.objective.name == "grpo"
     return TransformersSampler(student, config.sampler, vocab_size, apart, rewarded)
+
+
+def _own_address(addresses: str, world: World) -> str:
+    """The rollout server of this rank: one serves one policy, so that each rank has its own."""
+    given = [address.strip() for address in addresses.split(",")]
+    if len(given) < world.size:
+        raise ValueError(
+            f"sampler.address names {len(given)} rollout servers, and there are {world.size} ranks; give one for each, "
+            "with commas between"
+        )
+    return given[world.rank]

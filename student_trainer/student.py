@@ -20,6 +20,14 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from student_trainer.output_head import OutputHead
 from student_trainer.prompting import StudentContext, StudentPrompt
 from student_trainer.rollout import Rollout
+from student_trainer.sharding import (
+    gather_up,
+    refuse_other_weights,
+    shard,
+    whole,
+    whole_state,
+)
+from student_trainer.world import World, own_device
 
 Side = Literal["left", "right"]
 Context = Literal["mm", "text"]
@@ -55,14 +63,15 @@ class Student:
     """
 
     def __init__(self, model: str, device: str, precision: Literal["float32", "bfloat16"]) -> None:
-        self.device = _device(device)
-        self._precision = precision
+        self.device = own_device(device)
+        self._precision: Literal["float32", "bfloat16"] = precision
         self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="float32")
         self.model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(model)
         self._pass = _Pass(self.model)
         self.uniform = False
         """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
+        self._writes = True
         # Sampling settings that a checkpoint brings along (top-k, penalties) would change the policy.
         self._shipped_generation_config = self.model.generation_config
         self.eos_ids = self._eos_ids()
@@ -82,9 +91,21 @@ class Student:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def whole_parameters(self) -> Iterator[Tensor]:
-        """All parameters in the model's order, one at a time."""
+        """All parameters in the model's order, one at a time; all ranks take part."""
+        gather_up(self._pass)
         for parameter in self.model.parameters():
-            yield parameter.detach()
+            yield whole(parameter)
+
+    def shard(self, world: World) -> None:
+        """Make ready for its ranks: the same weights on all of them, or from now on a part on each. Copies that are
+        to be whole are made before. Raises ValueError where the ranks have loaded different ones.
+        """
+        refuse_other_weights(self.model.parameters(), world)
+        self._writes = world.first
+        if world.sharded:
+            layers = self.model.get_decoder().layers
+            shard(self._pass, layers, world.mesh(), self._precision)
+            self.uniform = True
 
     def vision_ids(self) -> set[int]:
         """Ids that may not be sampled: whatever stands for, begins, ends or pads an image or a video."""
@@ -147,18 +168,25 @@ class Student:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def checkpoint_weights(self) -> dict[str, Tensor]:
-        """All weights as `save` would write them: under the checkpoint's names, tied ones once. Not copies."""
-        state = remove_tied_weights_from_state_dict(self.model.state_dict(), self.model)
+        """All weights as `save` would write them: under the checkpoint's names, tied ones once. Not copies, unless they
+        are sharded; then all ranks take part.
+        """
+        gather_up(self._pass)
+        state = remove_tied_weights_from_state_dict(whole_state(self.model, keep=True), self.model)
         return revert_weight_conversion(self.model, state)
 
     def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder that `from_pretrained` loads."""
+        """An ordinary Hugging Face folder that `from_pretrained` loads. All ranks take part, and the first writes."""
+        gather_up(self._pass)
+        state = whole_state(self.model, keep=self._writes)
+        if not self._writes:
+            return
         own, self.model.generation_config = (
             self.model.generation_config,
             self._shipped_generation_config,
         )
         try:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=state)
             self.processor.save_pretrained(folder)
         finally:
             self.model.generation_config = own
@@ -182,9 +210,3 @@ def _pad(rows: Sequence[Tensor], value: int, side: Side) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(
         list(rows), batch_first=True, padding_value=value, padding_side=side
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

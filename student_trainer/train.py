@@ -16,7 +16,7 @@ from student_trainer.best_checkpoint import BestCheckpoint, point_to_last
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
-from student_trainer.errors import TeacherGone, TooManyDropped
+from student_trainer.errors import RankFailed, TeacherGone, TooManyDropped
 from student_trainer.evaluate import Evaluation, evaluate
 from student_trainer.grpo_config import GrpoConfig
 from student_trainer.learner import Learner
@@ -34,7 +34,7 @@ from student_trainer.step_time import StepTime
 from student_trainer.student import Student
 from student_trainer.teachers import Teachers
 from student_trainer.trackers import open_trackers, refuse_absent
-from student_trainer.world import World
+from student_trainer.world import World, own_device
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ class Trainer:
         last = self._last_checkpoint()
         self.data = DataSet(config.data.train, config.data)
         with contextlib.ExitStack() as opened:
-            self.student = Student(str(last or config.model), config.device, config.precision)
-            self.world = World(self.student.device, sharded=config.parallel == "fsdp2")
-            opened.callback(self.world.close)
+            self.world = World(own_device(config.device), sharded=config.parallel == "fsdp2")
+            _refuse_idle_ranks(config, self.world)
+            self.student = self._load(str(last or config.model))
             self.builder = PromptBuilder(self.student.processor, config.data)
             trace = config.run_dir / f"trace-{self.world.rank}.json" if config.trace else None
             self.clock = StageClock(trace, self.world.rank)
@@ -70,13 +70,16 @@ class Trainer:
             self.teachers = self._connect(opened)
             known = [self.student.vocab_size]
             known += [self.teachers.vocab_size] if self.teachers else []
-            prior = Prior(config.objective, self.student)
-            self.learner = Learner(self.student, config, min(known), self.world, prior)
-            self.step = restore(last, self.learner) if last else 0
-            self.sampler = make_sampler(
-                config, self.student, self.builder, min(known), self.world.sharded
+            # Both may copy the student, which nobody has whole afterwards.
+            prior = Prior(
+                config.objective, self.student, (lambda: self._load(config.model)) if last else None
             )
+            self.sampler = make_sampler(config, self.student, self.builder, min(known), self.world)
             opened.callback(self.sampler.close)
+            self.student.shard(self.world)
+            prior.shard(self.world)
+            self.learner = Learner(self.student, config, min(known), self.world, prior)
+            self.step = restore(last, self.student, self.learner, self.world) if last else 0
             self.stage = RolloutStage(
                 config, self.data, self.builder, self.sampler, self.teachers, min(known), self.world,
                 self.clock,
@@ -95,6 +98,9 @@ class Trainer:
             self._best = BestCheckpoint(self._folder, self.world)
             self._opened = opened.pop_all()
         self._blind_steps = 0
+
+    def _load(self, model: str) -> Student:
+        return Student(model, str(self.world.device), self._config.precision)
 
     def _last_checkpoint(self) -> Path | None:
         found = checkpoints(self._folder)
@@ -132,8 +138,10 @@ class Trainer:
     def __enter__(self) -> Trainer:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._opened.close()
+        if kind is None:
+            self.world.close()  # else others may wait for this rank: it ends, and torchrun ends them
 
     def run(self) -> Path:
         """All steps that are left, with evaluations and checkpoints on the way."""
@@ -169,7 +177,9 @@ class Trainer:
 
     def _save(self) -> Path:
         keep = self._config.checkpoint.keep
-        saved = save_checkpoint(self._folder, self.step, self.student, self.learner, keep)
+        saved = save_checkpoint(
+            self._folder, self.step, self.student, self.learner, keep, self.world
+        )
         if self.world.first:
             point_to_last(saved)
         return saved
@@ -218,22 +228,33 @@ class Trainer:
         pauses = self._pauses(after, config.checkpoint.every) or (
             config.eval.every and after % config.eval.every == 0
         )
-        failure, sampled, waiting = None, SampledBatch(index), 0
+        failure: Exception | None = None
+        sampled, waiting = SampledBatch(index), 0
         parts: list[list[ScoredRollout]] = []
         try:
             with self.clock.time("sampler_wait", "waiting", batch=index):
                 sampled = self._pipeline.take(index, may_sample_next=not pauses)
             waiting = sampled.waiting
             parts = self.stage.collect(sampled, self.step)
-        except TeacherError as error:
+        except Exception as error:
             failure = error
-        if self.world.sums([failure is not None])[0]:  # all ranks leave together
-            raise failure or TeacherAway("another rank lost its teacher")
+        self._leave_together(failure)
         self._refuse_many_lost(sampled, parts)
         return parts, self._rollout_metrics(sampled, parts) | {
             "queue/unscored": float(waiting),
             "queue/sampled_ahead": float(self._pipeline.ahead),
         }
+
+    def _leave_together(self, failure: Exception | None) -> None:
+        """Raise on all ranks what one has failed with: alone it would leave them waiting."""
+        own = failure is not None and not isinstance(failure, TeacherError)
+        failed, broken = self.world.sums([failure is not None, own])
+        if failure is not None and (own or not broken):
+            raise failure
+        if broken:
+            raise RankFailed("another rank failed; its log says why") from failure
+        if failed:
+            raise TeacherAway("another rank lost its teacher")
 
     def _refuse_many_lost(
         self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
@@ -317,3 +338,13 @@ class Trainer:
                 "pictures, and steering falls back to standard distillation; are the images in the prompts?",
                 BLIND_VDS,
             )
+
+
+def _refuse_idle_ranks(config: TrainConfig, world: World) -> None:
+    """Raise ValueError where a step has fewer questions than there are ranks to ask them."""
+    sizes = config.batch
+    if sizes.prompts // sizes.steps_per_rollout < world.size:
+        raise ValueError(
+            f"batch.prompts {sizes.prompts} over batch.steps_per_rollout {sizes.steps_per_rollout} are fewer questions "
+            f"a step than there are ranks, {world.size}; raise batch.prompts, or start fewer ranks"
+        )
