@@ -28,19 +28,20 @@ FILLERS = (
     "again",
     "thus",
 )
-TASTE = 0.75
+TASTES = {"teacher": 0.4, "student": 0.9}
 """Each filler is this much as likely as the one before it; the student counts from the other end.
 
-From one dialect to the other it is 2.7 nats for each filler, 21 for a response, in both directions.
+So the teacher is sure of its few favourites, and the student says anything, those least of all.
 """
 SLOTS = (4, 2, 2)
 """Fillers before the left digit is read, before the right one, and after both."""
 
-_weights = TASTE ** np.arange(len(FILLERS))
-DIALECTS = {
-    "teacher": _weights / _weights.sum(),
-    "student": _weights[::-1] / _weights.sum(),
+_ranks = np.arange(len(FILLERS))
+_weights = {
+    "teacher": TASTES["teacher"] ** _ranks,
+    "student": TASTES["student"] ** _ranks[::-1],
 }
+DIALECTS = {dialect: weights / weights.sum() for dialect, weights in _weights.items()}
 """The probability of each filler, by who speaks."""
 
 
