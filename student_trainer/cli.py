@@ -19,6 +19,9 @@ from protos.errors import TeacherError
 from student_trainer.config import TrainConfig
 from student_trainer.demo_config import DemoConfig
 from student_trainer.errors import TeacherGone, TrainerError
+from student_trainer.geometry_config import GeometryConfig
+from student_trainer.report_config import ReportConfig
+from student_trainer.run_folder import RunFolder
 from student_trainer.settings import Settings
 
 USAGE = """usage: student-trainer COMMAND [options]
@@ -26,6 +29,8 @@ USAGE = """usage: student-trainer COMMAND [options]
 commands:
   train     distil a student from a served teacher
   demo      start a teacher, train twice (standard and vgs-lp), write a report
+  report    compare runs on one page
+  geometry  measure the angles between the terms' gradients in a run's checkpoint
 
 `student-trainer COMMAND --help` shows a command's options."""
 
@@ -82,6 +87,8 @@ def _read_config(command: str, settings: type[Settings], arguments: list[str]) -
     parser.add_argument("--config", type=Path)
     known, rest = parser.parse_known_args(arguments)
     values = tomllib.loads(known.config.read_text()) if known.config else {}
+    if settings is GeometryConfig:
+        values = _of_its_run(rest) | values
     _set_kinds(values, rest)
     return tyro.cli(
         settings,
@@ -100,6 +107,15 @@ def _set_kinds(values: dict[str, Any], arguments: list[str]) -> None:
             for name in option[2:].split(".")[:-1]:
                 table = table.setdefault(name, {})
             table["kind"] = value
+
+
+def _of_its_run(arguments: list[str]) -> dict[str, Any]:
+    """What the run of `--run` was started with, as far as a measurement takes it over."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--run", type=Path, default=Path())
+    settings = RunFolder(parser.parse_known_args(arguments)[0].run).settings
+    taken = ("device", "threads", "sampler", "teacher")
+    return {name: settings[name] for name in taken if name in settings}
 
 
 def _quiet_progress_bars() -> None:
@@ -128,7 +144,23 @@ def _demo(config: DemoConfig) -> None:
     demo(config)
 
 
+def _report(config: ReportConfig) -> None:
+    from student_trainer.runs_report import runs_report
+
+    print(f"report: {runs_report(config)}")
+
+
+def _geometry(config: GeometryConfig) -> None:
+    _quiet_progress_bars()
+    from student_trainer.geometry_table import geometry_table
+    from student_trainer.run_geometry import run_geometry
+
+    print(geometry_table(run_geometry(config)))
+
+
 COMMANDS: dict[str, tuple[type[Settings], Callable[[Any], None]]] = {
     "train": (TrainConfig, _train),
     "demo": (DemoConfig, _demo),
+    "report": (ReportConfig, _report),
+    "geometry": (GeometryConfig, _geometry),
 }

@@ -38,11 +38,11 @@ class Geometry:
         return math.degrees(math.acos(self.cosine(a, b)))
 
 
-def steered_norm(geometry: Geometry, gamma: float) -> float:
-    """||g_std + gamma g_steer||"""
+def steered_norm(geometry: Geometry, gamma: float, steering: str = "steering") -> float:
+    """||g_std + gamma g_steer||, `steering` being the name of g_steer."""
     square = geometry.product("standard", "standard")
-    square += 2 * gamma * geometry.product("standard", "steering")
-    square += gamma**2 * geometry.product("steering", "steering")
+    square += 2 * gamma * geometry.product("standard", steering)
+    square += gamma**2 * geometry.product(steering, steering)
     return math.sqrt(max(square, 0.0))
 
 

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from student_trainer.config import TrainConfig
-from student_trainer.geometry import Geometry
+from student_trainer.geometry import Geometry, steered_norm
 from student_trainer.gradient_parts import GradientParts, gradient_of
 from student_trainer.grpo_config import GrpoConfig
-from student_trainer.loss import OBJECTIVES, Part, response_weights, token_weights
+from student_trainer.loss import (
+    OBJECTIVES,
+    Part,
+    response_weights,
+    steering_scale,
+    token_weights,
+)
 from student_trainer.microbatch import Microbatch
 from student_trainer.prior import Prior
 from student_trainer.scored_rollout import ScoredRollout
@@ -139,7 +145,9 @@ class Learner:
     def geometry(self, microbatches: Sequence[Microbatch]) -> dict[str, float]:
         """Norms of the terms' gradients, their angles, and the eta that steering by them implies."""
         apart = self.parts(microbatches, GEOMETRY, None)
-        return geometry_metrics(apart.geometry(self._world))
+        steering = self._parts.get("steering")
+        name = "lang" if steering is not None and steering.term == "language" else "vis"
+        return geometry_metrics(apart.geometry(self._world), name, self.control.weights.gamma)
 
     def _backward(self, microbatches: Sequence[Microbatch], metrics: dict[str, float]) -> None:
         """The weighted gradient at once: one backward pass for each context."""
@@ -228,11 +236,13 @@ class Learner:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def geometry_metrics(geometry: Geometry) -> dict[str, float]:
-    """Of the gradients of `GEOMETRY`: norms, angles in degrees, and eta at gamma 1."""
+def geometry_metrics(geometry: Geometry, steering: str, gamma: float) -> dict[str, float]:
+    """Of the gradients of `GEOMETRY`: norms, angles in degrees, and the eta of steering by `steering` with `gamma`."""
     pairs = (("lang", "vis"), ("standard", "vis"), ("standard", "lang"))
+    eta = steering_scale(geometry.norm("standard"), steered_norm(geometry, gamma, steering))
     found = {f"geometry/norm_{n}": geometry.norm(n) for n in GEOMETRY}
-    return found | {f"geometry/{a}_{b}_degrees": geometry.angle(a, b) for a, b in pairs}
+    angles = {f"geometry/{a}_{b}_degrees": geometry.angle(a, b) for a, b in pairs}
+    return found | angles | {"geometry/eta": eta}
 
 
 def _vds(batch: Sequence[ScoredRollout]) -> Tensor:
