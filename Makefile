@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring chaos fuzz compose-smoke clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring science chaos fuzz compose-smoke clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -63,6 +63,9 @@ bench-service: $(READY)  ## write benchmarks/results/service.json: fairness, pri
 
 bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of 100,000 rows, about 10 minutes
 	$(BIN)/python -m benchmarks.scoring $(BENCH_FLAGS)
+
+science: $(READY)  ## write benchmarks/results/science.json: every objective over 5 seeds, hours; goes on where it stopped
+	$(BIN)/python -m benchmarks.science $(BENCH_FLAGS)
 
 chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; adds to service.json
 	$(BIN)/python -m tests.faults.chaos $(CHAOS_FLAGS)

@@ -10,19 +10,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from benchmarks.science.setting import Setting, candidates, untuned
-from benchmarks.science.toy import Run, result
+from benchmarks.science.table import read_results, table
+from benchmarks.science.toy import Run, config, result
 from examples.digits.make_models import make
+from student_trainer.geometry_config import GeometryConfig
+from student_trainer.run_folder import GEOMETRY
+from student_trainer.run_geometry import run_geometry
 from student_trainer.teacher_process import teacher_process
+from student_trainer.train import train
 
 FOLDER = Path("runs/science")
+OUT = Path("benchmarks/results/science.json")
+ANGLES_STEPS, ANGLES_RATE = 20, 5e-4
 TASKS = ("base", "chatty")
 TEACHER = """model = "{model}"
 teacher_id = "{task}"
@@ -45,6 +54,13 @@ def main() -> None:
     logging.basicConfig(level="WARNING")
     for task in arguments.tasks:
         science(task, arguments)
+    angles = {
+        task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())["angles"]
+        for task in arguments.tasks
+    }
+    flat = table(read_results(FOLDER / "results", arguments.steps), angles, arguments.steps)
+    OUT.write_text(json.dumps(flat, indent=2) + "\n")
+    print(f"wrote {OUT}")
 
 
 def science(task: str, arguments: argparse.Namespace) -> None:
@@ -53,10 +69,10 @@ def science(task: str, arguments: argparse.Namespace) -> None:
     make(task, "teacher", 0, models / "teacher")
     for seed in range(arguments.seeds):
         make(task, "student", seed, models / f"student-{seed}")
-    config = FOLDER / f"{task}-teacher.toml"
-    config.write_text(TEACHER.format(model=models / "teacher", task=task))
+    settings = FOLDER / f"{task}-teacher.toml"
+    settings.write_text(TEACHER.format(model=models / "teacher", task=task))
     with contextlib.ExitStack() as opened:
-        address = opened.enter_context(teacher_process(config, FOLDER / task))
+        address = opened.enter_context(teacher_process(settings, FOLDER / task))
         pool = opened.enter_context(
             ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"))
         )
@@ -74,6 +90,23 @@ def science(task: str, arguments: argparse.Namespace) -> None:
             for seed, setting in itertools.product(range(arguments.seeds), [None, *chosen.values()])
         ]
         run_all(final, address, pool)
+        measure_angles(task, models, address)
+
+
+def measure_angles(task: str, models: Path, address: str) -> None:
+    """Between the terms' gradients after a fifth of a standard run, on validation questions."""
+    folder = FOLDER / f"{task}-angles"
+    if (folder / GEOMETRY).exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    setting = Setting("standard", "standard", ANGLES_RATE)
+    run = config(Run(task, 0, ANGLES_STEPS, setting, models, heldout=False), address, folder)
+    train(run)
+    run_geometry(
+        GeometryConfig(
+            run=folder, threads=1, sampler=run.sampler, teacher=run.teacher, device="cpu"
+        )
+    )
 
 
 def run_all(

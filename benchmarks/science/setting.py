@@ -10,8 +10,8 @@ from typing import Any
 Number = float | str
 GROUP = 8
 """Answers to a question where rewards are compared; a step has as many answers with and without."""
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-TWO_RATES = (1e-3, 2e-3)
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
+TWO_RATES = (2.5e-4, 5e-4)
 
 
 @dataclass(frozen=True)

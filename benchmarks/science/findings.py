@@ -1,0 +1,93 @@
+"""What the paper says, beside what was seen at the toy's scale.
+
+A claim that one objective is better than another is judged by paired differences over seeds: it holds where their mean
+is more than two standard errors above zero, does not where it is more than two below, and is unclear otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Objectives = Mapping[str, Sequence[float]]
+"""Held-out greedy accuracies by name, in the order of seeds."""
+
+BETTER = (
+    ("VGS-LP is better than standard distillation (46.10 against 43.74)", "vgs-lp", "standard"),
+    ("so it is with the paper's lambda of 0.01", "vgs-lp-paper", "standard"),
+    ("steering itself gains: VGS-LP over standard + LP (no figure)", "vgs-lp", "standard-lp"),
+    ("preservation helps steering (lambda 0.01 over 0: 58.2, 56.8)", "vgs-lp", "vgs"),
+    ("adaptive steering is better still (46.53 against 46.10)", "adaptive-vgs", "vgs-lp"),
+    ("steering by language falls below standard", "standard", "language-steering"),
+    ("GRPO gains by distillation (45.41 against 44.83)", "grpo-standard", "grpo"),
+    ("and more by steering (47.20 against 45.41)", "grpo-vgs-lp", "grpo-standard"),
+)
+"""(claim, what is said to be better, than what)"""
+
+
+def findings(
+    accuracies: Mapping[str, Objectives],
+    results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    angles: Mapping[str, Mapping[str, Sequence[float]]],
+) -> list[dict[str, str]]:
+    """One entry for each claim and task: claim, seen, holds."""
+    found = [
+        entry
+        for task, objectives in accuracies.items()
+        for claim, better, worse in BETTER
+        if (entry := _compared(f"{task}: {claim}", objectives, better, worse)) is not None
+    ]
+    for task, runs in results.items():
+        found += _drifts(task, runs)
+    for task, pairs in angles.items():
+        found += _angles(task, pairs)
+    return found
+
+
+def _compared(claim: str, objectives: Objectives, better: str, worse: str) -> dict[str, str] | None:
+    if not objectives.get(better) or not objectives.get(worse):
+        return None
+    gains = [100 * (a - b) for a, b in zip(objectives[better], objectives[worse], strict=False)]
+    mean = statistics.fmean(gains)
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    seen = (
+        f"{better} over {worse}: {mean:+.1f} points, standard error {error:.1f}, n = {len(gains)}"
+    )
+    holds = "unclear"
+    if mean > 2 * error:
+        holds = "yes"
+    elif mean < -2 * error:
+        holds = "no"
+    return {"claim": claim, "seen": seen, "holds": holds}
+
+
+def _drifts(task: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[dict[str, str]]:
+    """Without preservation the language loss of the top tokens rises, with it it falls (Fig. 4)."""
+    for name, claim, sign in (
+        ("vgs", "without preservation, language loss on the top 30 % of tokens rises", 1),
+        ("vgs-lp", "with it, it falls", -1),
+    ):
+        ends = [
+            (r["loss/lang_top_first"], r["loss/lang_top_last"])
+            for r in runs.get(name, ())
+            if "loss/lang_top_first" in r
+        ]
+        if not ends:
+            continue
+        as_said = sum(sign * (last - first) > 0 for first, last in ends)
+        first, last = (statistics.fmean(values) for values in zip(*ends, strict=True))
+        holds = "yes" if as_said == len(ends) else "no" if as_said == 0 else "unclear"
+        seen = f"{name}: {first:.3f} to {last:.3f} nats, as said in {as_said} of {len(ends)} runs"
+        yield {"claim": f"{task}: {claim}", "seen": seen, "holds": holds}
+
+
+def _angles(task: str, angles: Mapping[str, Sequence[float]]) -> Iterable[dict[str, str]]:
+    """Fig. 3."""
+    values = angles.get("lang_vis")
+    if values:
+        seen = f"{values[0]:.0f} in decile 0, {values[-1]:.0f} in decile 9"
+        holds = "yes" if values[-1] > 80 and values[-1] > values[0] else "no"
+        claim = f"{task}: language and visual gradients: 60 degrees in decile 0, 92 in decile 9"
+        yield {"claim": claim, "seen": seen, "holds": holds}

@@ -1,0 +1,79 @@
+"""benchmarks/results/science.json from the results of single runs."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.science.findings import Objectives, findings
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Held-out results of a task by the objective's name in the table, one for each seed."""
+
+
+def read_results(folder: Path, steps: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """By task and name, ordered by seed; of runs that were judged on held-out questions."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for path in sorted(folder.glob(f"*_{steps}steps_heldout.json")):
+        figures = json.loads(path.read_text())
+        name = figures.get("name", "initial")
+        found.setdefault(figures["task"], {}).setdefault(name, []).append(figures)
+    for objectives in found.values():
+        for runs in objectives.values():
+            runs.sort(key=lambda figures: figures["seed"])
+    return found
+
+
+def table(
+    results: Mapping[str, Results],
+    angles: Mapping[str, Mapping[str, Sequence[float]]],
+    steps: int,
+) -> dict[str, Any]:
+    """The flat file: keys with dots for what is nested. `angles` by task and pair, with the plain keys for "base"."""
+    seeds = {figures["seed"] for task in results.values() for r in task.values() for figures in r}
+    flat: dict[str, Any] = {"seeds": len(seeds), "steps": steps}
+    for task, objectives in results.items():
+        for name, runs in objectives.items():
+            prefix = f"tasks.{task}.objectives.{name}"
+            for kind in ("greedy", "sampled"):
+                values = [figures[f"{kind}_accuracy"] for figures in runs]
+                flat[f"{prefix}.{kind}_mean"] = round(statistics.fmean(values), 4)
+                flat[f"{prefix}.{kind}_std"] = _deviation(values)
+            flat[f"{prefix}.runs"] = len(runs)
+            flat |= {
+                f"{prefix}.{key}": runs[0].get(field)
+                for key, field in (
+                    ("learning_rate", "learning_rate"),
+                    ("gamma", "gamma"),
+                    ("lambda", "lambda_"),
+                )
+                if runs[0].get(field) is not None
+            }
+    for task, pairs in angles.items():
+        prefix = "angles" if task == "base" else f"angles_{task}"
+        for name, values in pairs.items():
+            flat[f"{prefix}.{name}"] = [None if a is None else round(a, 1) for a in values]
+    by_task: Mapping[str, Objectives] = {
+        task: {
+            name: [figures["greedy_accuracy"] for figures in runs] for name, runs in found.items()
+        }
+        for task, found in results.items()
+    }
+    flat["findings"] = findings(by_task, results, angles)
+    return flat | {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {n: importlib.metadata.version(n) for n in ("torch", "transformers")},
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Of a sample; None for a single value."""
+    return round(statistics.stdev(values), 4) if len(values) > 1 else None

@@ -1,0 +1,81 @@
+"""The science table, from results as they are kept."""
+
+import json
+
+import pytest
+
+from benchmarks.science.__main__ import choose
+from benchmarks.science.findings import findings
+from benchmarks.science.setting import candidates, untuned
+from benchmarks.science.table import read_results, table
+from benchmarks.science.toy import BATCH, Run, config
+
+
+@pytest.mark.parametrize("task", ["base", "chatty"])
+@pytest.mark.parametrize("name", [*candidates(), "auto"])
+def test_every_setting_is_a_configuration(name, task, tmp_path):
+    settings = [untuned(1e-3)] if name == "auto" else candidates()[name]
+    for setting in settings:
+        made = config(Run(task, 0, 100, setting, tmp_path, False), "127.0.0.1:1", tmp_path)
+        assert made.batch.prompts * made.batch.responses_per_prompt == BATCH
+        assert made.objective.name == setting.objective
+        assert (made.objective.gamma, made.objective.lambda_) == (setting.gamma, setting.lambda_)
+        assert (made.grpo is not None) == (setting.alpha is not None)
+
+
+def test_all_choose_from_equally_many_different_settings():
+    found = candidates()
+    assert {len(settings) for settings in found.values()} == {4}
+    assert all(len({setting.key for setting in settings}) == 4 for settings in found.values())
+
+
+def test_the_best_on_validation_is_chosen(tmp_path):
+    grid = {"vgs": candidates()["vgs"]}
+    accuracies = [0.3, 0.7, 0.7, 0.1]
+    tried = {
+        Run("base", 0, 100, setting, tmp_path, False): {"validation_accuracy": accuracy}
+        for setting, accuracy in zip(grid["vgs"], accuracies, strict=True)
+    }
+    assert choose(grid, tried) == {"vgs": grid["vgs"][1]}
+
+
+def keep(folder, name: str, seed: int, accuracy: float, **more) -> None:
+    figures = {"task": "base", "seed": seed, "greedy_accuracy": accuracy, "sampled_accuracy": 0.5}
+    figures |= {} if name == "initial" else {"name": name, "learning_rate": 1e-3, "gamma": 2.0}
+    path = folder / f"base_{name}_seed{seed}_100steps_heldout.json"
+    path.write_text(json.dumps(figures | more))
+
+
+def test_the_table(tmp_path):
+    for seed, (standard, steered) in enumerate([(0.70, 0.75), (0.60, 0.66), (0.65, 0.69)]):
+        keep(tmp_path, "initial", seed, 0.3)
+        keep(tmp_path, "standard", seed, standard)
+        ends = {"loss/lang_top_first": 0.5, "loss/lang_top_last": 0.2}
+        keep(tmp_path, "vgs-lp", seed, steered, **ends)
+    keep(tmp_path, "vgs", 0, 0.2)
+    (tmp_path / "base_vgs_seed1_50steps_heldout.json").write_text("{}")  # of another length
+    flat = table(read_results(tmp_path, 100), {"base": {"lang_vis": [60.0] * 9 + [92.04]}}, 100)
+    assert flat["seeds"] == 3
+    assert flat["tasks.base.objectives.standard.greedy_mean"] == pytest.approx(0.65)
+    assert flat["tasks.base.objectives.standard.greedy_std"] == pytest.approx(0.05)
+    assert flat["tasks.base.objectives.vgs.greedy_std"] is None
+    assert flat["tasks.base.objectives.vgs-lp.gamma"] == 2.0
+    assert "tasks.base.objectives.initial.gamma" not in flat
+    assert flat["angles.lang_vis"][9] == 92.0
+    held = {entry["claim"]: entry["holds"] for entry in flat["findings"]}
+    assert held["base: VGS-LP is better than standard distillation (46.10 against 43.74)"] == "yes"
+    assert held["base: with it, it falls"] == "yes"
+    assert (
+        held["base: language and visual gradients: 60 degrees in decile 0, 92 in decile 9"] == "yes"
+    )
+    json.dumps(flat)
+
+
+@pytest.mark.parametrize(
+    ("gains", "holds"), [([5, 6, 7], "yes"), ([-5, -6, -7], "no"), ([-5, 6, 1], "unclear"), ([5], "unclear")]
+)  # fmt: skip
+def test_a_claim_is_judged_by_paired_differences(gains, holds):
+    standard = [0.5] * len(gains)
+    steered = [0.5 + gain / 100 for gain in gains]
+    (entry,) = findings({"base": {"standard": standard, "vgs-lp": steered}}, {}, {})
+    assert entry["holds"] == holds
