@@ -103,11 +103,12 @@ class TransformersSampler:
         hand_on: Callable[[int, Ids, bool], None],
         greedy: bool,
     ) -> None:
-        inputs = self.student.inputs([prompt.mm for prompt in prompts], None, "left")
+        inputs = self.student.prompt_inputs([prompt.mm for prompt in prompts])
         watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, recorder, hand_on)
         # A checkpoint's own top-k or temperature would change the policy.
         whole = {} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        with self.student.precision():
+        # A copy is never compiled; the student may be at work beside it.
+        with self.student.precision() if self._copy else self.student.sampling():
             output = (self._copy or self.student.model).generate(
                 **inputs,
                 **whole,

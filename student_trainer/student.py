@@ -1,12 +1,12 @@
 """The student's model: what is read off its states under a context, and saving.
 
-B responses, L padded length, T response tokens, R rows (all responses' tokens, packed), D hidden size, V vocabulary.
+B sequences, L padded length, T response tokens, R rows (all responses' tokens, packed), D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from student_trainer.output_head import OutputHead
+from student_trainer.packing_check import refuse_unpackable
 from student_trainer.prompting import StudentContext, StudentPrompt
 from student_trainer.rollout import Rollout
 from student_trainer.sharding import (
@@ -27,9 +28,16 @@ from student_trainer.sharding import (
     whole,
     whole_state,
 )
+from student_trainer.student_config import StudentConfig
+from student_trainer.student_inputs import Sequences
+from student_trainer.student_layers import (
+    checkpointed_layers,
+    checkpointing,
+    compile_layers,
+    uncompiled,
+)
 from student_trainer.world import World, own_device
 
-Side = Literal["left", "right"]
 Context = Literal["mm", "text"]
 Reader = Callable[[Tensor, OutputHead], Tensor]
 """Takes states [R, D] and the output projection; what it makes of them may have a gradient through both."""
@@ -38,9 +46,10 @@ Reader = Callable[[Tensor, OutputHead], Tensor]
 class _Pass(torch.nn.Module):
     """Backbone and output projection in one call: what shards weights has them whole from its begin to its end."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, checkpointed: Sequence[torch.nn.Module]) -> None:
         super().__init__()
         self.model = model
+        self._checkpointed = list(checkpointed)
         text = model.config.get_text_config()
         self._softcap = getattr(text, "final_logit_softcapping", None)
 
@@ -49,10 +58,14 @@ class _Pass(torch.nn.Module):
         module = self.model.get_output_embeddings()
         return OutputHead(module.weight, module.bias, self._softcap, module.weight.shape[0])
 
-    def forward(self, inputs: dict[str, Tensor], rows: Tensor, reader: Reader) -> Tensor:
-        """`rows` i64 [R] counts positions over [B, L]."""
-        output = self.model.model(**inputs, use_cache=False, return_dict=True)
-        return reader(output.last_hidden_state.flatten(0, 1)[rows], self.head())
+    def forward(
+        self, inputs: dict[str, Tensor], reads: Sequence[tuple[Tensor, Reader]]
+    ) -> tuple[Tensor, ...]:
+        """What each reader makes of its rows, i64 [R], which count positions over [B, L]."""
+        with checkpointing(self._checkpointed):
+            output = self.model.model(**inputs, use_cache=False, return_dict=True)
+        states = output.last_hidden_state.flatten(0, 1)
+        return tuple(reader(states[rows], self.head()) for rows, reader in reads)
 
 
 class Student:
@@ -62,13 +75,24 @@ class Student:
     bfloat16 weight would round to nothing.
     """
 
-    def __init__(self, model: str, device: str, precision: Literal["float32", "bfloat16"]) -> None:
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        precision: Literal["float32", "bfloat16"],
+        config: StudentConfig = StudentConfig(),  # noqa: B008
+    ) -> None:
         self.device = own_device(device)
         self._precision: Literal["float32", "bfloat16"] = precision
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="float32")
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(
+            model, dtype="float32", attn_implementation=config.attention
+        )
         self.model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(model)
-        self._pass = _Pass(self.model)
+        again = checkpointed_layers(self.model) if config.activation_checkpointing else []
+        self._pass = _Pass(self.model, again)
+        self.packing = False
+        """Whether passes go without padding."""
         self.uniform = False
         """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
         self._writes = True
@@ -79,6 +103,12 @@ class Student:
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_ids), pad_token_id=self.pad_id
         )
+        self._compiled = config.compile
+        if self._compiled:
+            compile_layers(self.model, self.device)
+        if config.packing:
+            refuse_unpackable(self, precision)
+            self.packing = True
 
     @property
     def vocab_size(self) -> int:
@@ -122,6 +152,12 @@ class Student:
         ids = {i for i in (*found, self.pad_id) if isinstance(i, int) and 0 <= i < self.vocab_size}
         return ids - set(self.eos_ids)
 
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """The context that `generate` runs in, on the model itself."""
+        with self.precision(), uncompiled() if self._compiled else contextlib.nullcontext():
+            yield
+
     def precision(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
         if self._precision == "float32":
@@ -136,35 +172,43 @@ class Student:
         reader: Reader,
     ) -> Tensor:
         """What `reader` makes of the states [R, D] before each response token; row t scores token t. One pass."""
-        contexts = [getattr(prompt, context) for prompt in prompts]
-        responses = [torch.tensor(r.response_ids, dtype=torch.long) for r in rollouts]
-        inputs = self.inputs(contexts, [response[:-1] for response in responses], "right")
-        longest = inputs["input_ids"].shape[1]
-        rows = [
-            torch.arange(len(r)) + i * longest + len(c.ids) - 1
-            for i, (c, r) in enumerate(zip(contexts, responses, strict=True))
-        ]
-        with self.precision():
-            return self._pass(inputs, torch.cat(rows).to(self.device), reader)
+        return self.read_together(prompts, rollouts, {context: reader})[context]
 
-    def inputs(
-        self, contexts: Sequence[StudentContext], responses: Sequence[Tensor] | None, side: Side
-    ) -> dict[str, Tensor]:
-        """Model inputs of a batch, prompts with or without responses, padded on one side."""
-        tails = responses or [torch.empty(0, dtype=torch.long)] * len(contexts)
-        ids = [torch.cat([c.ids, tail]) for c, tail in zip(contexts, tails, strict=True)]
-        inputs = {
-            "input_ids": _pad(ids, self.pad_id, side),
-            "attention_mask": _pad([torch.ones_like(i) for i in ids], 0, side),
-        }
-        for name in sorted({n for c in contexts for n in c.token_types}):
-            kinds = [torch.zeros_like(i) for i in ids]
-            for row, c in zip(kinds, contexts, strict=True):
-                if name in c.token_types:
-                    row[: len(c.ids)] = c.token_types[name]
-            inputs[name] = _pad(kinds, 0, side)
-        for name in sorted({n for c in contexts for n in c.tensors}):
-            inputs[name] = torch.cat([c.tensors[name] for c in contexts if name in c.tensors])
+    def read_together(
+        self,
+        prompts: Sequence[StudentPrompt],
+        rollouts: Sequence[Rollout],
+        readers: Mapping[Context, Reader],
+    ) -> dict[Context, Tensor]:
+        """`read` of several contexts in one pass, which leaves one graph."""
+        tails = [torch.tensor(r.response_ids, dtype=torch.long) for r in rollouts]
+        contexts = {name: [getattr(prompt, name) for prompt in prompts] for name in readers}
+        sequences = Sequences.of(
+            [one for each in contexts.values() for one in each],
+            [tail[:-1] for tail in tails] * len(readers),
+        )
+        starts = iter(sequences.starts(self.packing))
+        reads = []
+        for name, reader in readers.items():
+            rows = [
+                torch.arange(len(tail)) + next(starts) + len(context.ids) - 1
+                for context, tail in zip(contexts[name], tails, strict=True)
+            ]
+            reads.append((torch.cat(rows).to(self.device), reader))
+        inputs = (
+            sequences.packed(self.model.model)
+            if self.packing
+            else sequences.padded(self.pad_id, "right")
+        )
+        with self.precision():
+            found = self._pass(self._on_device(inputs), reads)
+        return dict(zip(readers, found, strict=True))
+
+    def prompt_inputs(self, contexts: Sequence[StudentContext]) -> dict[str, Tensor]:
+        """Inputs of prompts alone, padded on the left as `generate` wants them."""
+        return self._on_device(Sequences.of(contexts).padded(self.pad_id, "left"))
+
+    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def checkpoint_weights(self) -> dict[str, Tensor]:
@@ -204,9 +248,3 @@ class Student:
         pad = self.model.generation_config.pad_token_id
         pad = pad if pad is not None else self.processor.tokenizer.pad_token_id
         return pad if pad is not None else self.eos_ids[0]
-
-
-def _pad(rows: Sequence[Tensor], value: int, side: Side) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(
-        list(rows), batch_first=True, padding_value=value, padding_side=side
-    )

@@ -2,6 +2,8 @@
 
 R rows (response tokens) of a microbatch, K buckets. As long as q* is a target, nothing that has a gradient in one
 context has one in the other: each pass ends with its own backward pass, and only one context's graph exists at a time.
+A student without padding reads both contexts in one pass where both have a gradient; where text has none, its tokens
+would only take part in the backward pass of the others.
 """
 
 from __future__ import annotations
@@ -85,28 +87,37 @@ class StudentTerms:
         text_parts = {n: p for n, p in parts.items() if CONTEXTS[p.term] == "text"}
         mm_parts = {n: p for n, p in parts.items() if CONTEXTS[p.term] == "mm"}
         watched.note("weight/preserved", batch.preserved_mask.float())
-        terms, text, sums = Terms(batch.preserved_mask, batch.level), None, {}
+        terms, text, mm, sums = Terms(batch.preserved_mask, batch.level), None, None, {}
+        looks = bool(mm_parts) or clip is not None
         aims = bool(wanted & {"visual", "text_visual"})
         if text_parts or (aims and self._prior.student is None):
-            text = self._text_logprobs(batch, text_parts, aims, watched)
+            text, mm = self._text_logprobs(batch, text_parts, aims, looks, watched)
         target = self._target(batch, text) if aims else None
         if text is not None:
             terms = self._text_terms(batch, terms, text, target, wanted)
             watched.note("loss/preserved_language", batch.preserved_mask * _present(terms.language))
             sums = _weighted(text_parts, terms, batch)
-        if self._detach and sums:
+        if self._detach and sums and mm is None:
             yield sums
             sums = {}
-        if mm_parts or clip is not None:
-            terms, policy = self._mm(batch, terms, target, mm_parts, clip, watched)
+        if looks:
+            if mm is None:
+                mm = self._read(batch, {"mm": self._mm_reader(batch)})["mm"]
+            terms, policy = self._mm_terms(batch, terms, mm, target, mm_parts, clip, watched)
             sums = sums | _weighted(mm_parts, terms, batch) | policy
         if sums:
             yield sums
 
     def _text_logprobs(
-        self, batch: Microbatch, parts: Mapping[str, Part], aims: bool, watched: Watched
-    ) -> Tensor:
-        """The student's log-probabilities [R, K] without the picture, with a gradient on the rows whose parts need one.
+        self,
+        batch: Microbatch,
+        parts: Mapping[str, Part],
+        aims: bool,
+        looks: bool,
+        watched: Watched,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The student's log-probabilities [R, K] without the picture, with a gradient on the rows whose parts need one;
+        and if `looks` those with the picture, where one pass reads both.
 
         q* as a target needs values on all rows and no gradient; preservation needs both on its own rows alone. Rows
         that nobody needs are zeros.
@@ -129,12 +140,16 @@ class StudentTerms:
                     found = found.index_put((group.nonzero()[:, 0],), values)
             return found
 
+        readers: dict[Context, Reader] = {"text": read}
+        if looks and learns and self._student.packing:
+            readers["mm"] = self._mm_reader(batch)
         with torch.set_grad_enabled(learns):
-            text = self._read(batch, "text", read)
+            logprobs = self._read(batch, readers)
+        text = logprobs["text"]
         if aims or any(part.tokens == "all" for part in parts.values()):
             lang = language(text.detach(), support.teacher_text_logprobs, support.bucket_mask)
             watched.note("loss/lang", lang)
-        return text
+        return text, logprobs.get("mm")
 
     def _target(self, batch: Microbatch, text_logprobs: Tensor | None) -> Tensor:
         """Log q* [R, K]."""
@@ -148,7 +163,7 @@ class StudentTerms:
             prior = prior.detach() if self._detach else prior
         else:
             with torch.no_grad():
-                prior = self._read(batch, "text", read, anchor)
+                prior = self._read(batch, {"text": read}, anchor)["text"]
         return visual_target(
             prior, support.teacher_mm_logprobs, support.teacher_text_logprobs, support.bucket_mask
         )
@@ -164,16 +179,8 @@ class StudentTerms:
             terms = replace(terms, text_visual=towards)
         return terms
 
-    def _mm(
-        self,
-        batch: Microbatch,
-        terms: Terms,
-        target: Tensor | None,
-        parts: Mapping[str, Part],
-        clip: Clip | None,
-        watched: Watched,
-    ) -> tuple[Terms, dict[str, Tensor]]:
-        """The terms with the picture, and the policy part where it is asked for."""
+    def _mm_reader(self, batch: Microbatch) -> Reader:
+        """Of log-probabilities with the picture: [R, K], or without a teacher [R], of the sampled tokens."""
         support = batch.support
 
         def read(hidden: Tensor, head: OutputHead) -> Tensor:
@@ -182,7 +189,20 @@ class StudentTerms:
                 return sampled_logprobs(hidden, head, ids, self._chunk_rows)
             return support_logprobs(hidden, head, support, self._chunk_rows)
 
-        mm = self._read(batch, "mm", read)
+        return read
+
+    def _mm_terms(
+        self,
+        batch: Microbatch,
+        terms: Terms,
+        mm: Tensor,
+        target: Tensor | None,
+        parts: Mapping[str, Part],
+        clip: Clip | None,
+        watched: Watched,
+    ) -> tuple[Terms, dict[str, Tensor]]:
+        """The terms with the picture, and the policy part where it is asked for."""
+        support = batch.support
         if support is not None:
             mask = support.bucket_mask
             terms = replace(terms, standard=standard(mm, support.teacher_mm_logprobs, mask))
@@ -203,14 +223,22 @@ class StudentTerms:
         return terms, {POLICY: weighted_sum(-surrogate, batch.weights)}
 
     def _read(
-        self, batch: Microbatch, context: Context, reader: Reader, student: Student | None = None
-    ) -> Tensor:
-        def over_shared_ids(hidden: Tensor, head: OutputHead) -> Tensor:
-            return reader(hidden, replace(head, vocab_size=self._vocab_size))
+        self,
+        batch: Microbatch,
+        readers: Mapping[Context, Reader],
+        student: Student | None = None,
+    ) -> dict[Context, Tensor]:
+        """What the readers make of their contexts, in one pass."""
+
+        def over_shared_ids(reader: Reader) -> Reader:
+            return lambda hidden, head: reader(hidden, replace(head, vocab_size=self._vocab_size))
 
         prompts = [one.prompt for one in batch.rollouts]
         rollouts = [one.rollout for one in batch.rollouts]
-        return (student or self._student).read(prompts, rollouts, context, over_shared_ids)
+        limited: dict[Context, Reader] = {
+            context: over_shared_ids(reader) for context, reader in readers.items()
+        }
+        return (student or self._student).read_together(prompts, rollouts, limited)
 
 
 def _weighted(parts: Mapping[str, Part], terms: Terms, batch: Microbatch) -> dict[str, Tensor]:

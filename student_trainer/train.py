@@ -100,7 +100,7 @@ class Trainer:
         self._blind_steps = 0
 
     def _load(self, model: str) -> Student:
-        return Student(model, str(self.world.device), self._config.precision)
+        return Student(model, str(self.world.device), self._config.precision, self._config.student)
 
     def _last_checkpoint(self) -> Path | None:
         found = checkpoints(self._folder)
@@ -238,23 +238,12 @@ class Trainer:
             parts = self.stage.collect(sampled, self.step)
         except Exception as error:
             failure = error
-        self._leave_together(failure)
+        leave_together(failure, self.world)
         self._refuse_many_lost(sampled, parts)
         return parts, self._rollout_metrics(sampled, parts) | {
             "queue/unscored": float(waiting),
             "queue/sampled_ahead": float(self._pipeline.ahead),
         }
-
-    def _leave_together(self, failure: Exception | None) -> None:
-        """Raise on all ranks what one has failed with: alone it would leave them waiting."""
-        own = failure is not None and not isinstance(failure, TeacherError)
-        failed, broken = self.world.sums([failure is not None, own])
-        if failure is not None and (own or not broken):
-            raise failure
-        if broken:
-            raise RankFailed("another rank failed; its log says why") from failure
-        if failed:
-            raise TeacherAway("another rank lost its teacher")
 
     def _refuse_many_lost(
         self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
@@ -338,6 +327,18 @@ class Trainer:
                 "pictures, and steering falls back to standard distillation; are the images in the prompts?",
                 BLIND_VDS,
             )
+
+
+def leave_together(failure: Exception | None, world: World) -> None:
+    """Raise on all ranks if one has failed: alone it would leave the others waiting for it."""
+    own = failure is not None and not isinstance(failure, TeacherError)
+    failed, broken = world.sums([failure is not None, own])
+    if failure is not None and (own or not broken):
+        raise failure
+    if broken:
+        raise RankFailed("another rank failed; its log says why") from failure
+    if failed:
+        raise TeacherAway("another rank lost its teacher")
 
 
 def _refuse_idle_ranks(config: TrainConfig, world: World) -> None:
