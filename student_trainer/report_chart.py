@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from student_trainer.report_ticks import compact, nice_ticks, tick_label
+
 WIDTH, HEIGHT = 480.0, 270.0
 TOP, BOTTOM = 26.0, 36.0
 """Room for the unit above the axis, and for the ticks and the word "step" below."""
@@ -16,8 +18,49 @@ COLOURS = 5
 """Colours of series that the page has; further series begin again."""
 MARKED = 30
 """Series of at most so many points get a marker for each; longer ones a running mean."""
-LARGEST, SMALLEST = 1e300, 1e-300
-"""What lies outside is drawn at the edge, or as 0: the arithmetic of ticks would overflow."""
+LABELLED = 9
+"""More lines than these have their names in the legend alone: beside the chart they would crowd."""
+DASHES = 3
+"""Ways to draw a line, so that runs of the same colour differ."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a figure's values are, and how they are written."""
+
+    unit: str
+    """Above the axis."""
+    sign: str = ""
+    """Behind a number, where the unit has one."""
+    times: float = 1.0
+    """A value is shown multiplied by this."""
+    digits: int | None = None
+    """After the point; None: two significant ones."""
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind a value in a text."""
+        return self.sign or (f" {self.unit}" if self.unit else "")
+
+    def text(self, value: float) -> str:
+        """A value without its unit."""
+        shown = self.times * value
+        return compact(shown, 2) if self.digits is None else f"{shown:.{self.digits}f}"
+
+
+NATS = Scale("nats")
+SHARE = Scale("correct", "%", 100.0, 1)
+DEGREES = Scale("degrees", "°", 1.0, 0)
+PLAIN = Scale("")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of somebody else's, such as a published figure."""
+
+    across: float
+    value: float
+    name: str
 
 
 @dataclass(frozen=True)
@@ -27,7 +70,7 @@ class Series:
     name: str
     points: tuple[tuple[float, float], ...]
     colour: int
-    """Which of the page's colours; the same run has the same one in all charts."""
+    """Place of the run, which gives its colour and dashes; the same in all charts."""
 
 
 @dataclass(frozen=True)
@@ -48,37 +91,6 @@ class _Frame:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    ends = [min(max(end, -LARGEST), LARGEST) for end in (low, high)]
-    low, high = sorted(end if abs(end) >= SMALLEST else 0.0 for end in ends)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        pad = 0.1 * abs(high)
-        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
-    rough = high / count - low / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{i * step:.15g}") for i in range(first, last + 1)]
-
-
-def tick_label(value: float, step: float) -> str:
-    """`value` with the digits that tell ticks `step` apart, such as "0.25", "-3" or "2e6"."""
-    if value == 0:
-        return "0"
-    place = math.floor(math.log10(step) + 1e-9)
-    if abs(value) < 1e6 and place >= -4:
-        return f"{value:,.{max(0, -place)}f}".replace("-", "\N{MINUS SIGN}")
-    return compact(value, digits=max(1, math.floor(math.log10(abs(value)) + 1e-9) - place + 1))
-
-
-def compact(value: float, digits: int = 3) -> str:
-    """`value` with `digits` significant digits: "0.412", "5e-7"."""
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    text = f"{mantissa}e{int(exponent)}" if exponent else mantissa
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
 def _running_mean(points: Sequence[tuple[float, float]], width: int) -> list[tuple[float, float]]:
     """Mean of the `width` (odd) points around each; at the ends, of those that there are."""
     reach = width // 2
@@ -92,15 +104,25 @@ def _mean_width(count: int) -> int:
     return max(5, count // 16) | 1 if count > MARKED else 1
 
 
-def line_figure(series: Sequence[Series], title: str, note: str, *, percent: bool = False) -> str:
-    """Lines over optimizer steps, in nats or, with `percent`, shares in [0, 1]; at least one line."""
-    found = {line.name: _trend(line, percent) for line in series}
+def line_figure(
+    series: Sequence[Series],
+    title: str,
+    note: str,
+    scale: Scale = NATS,
+    *,
+    across: str = "step",
+    marks: Sequence[Mark] = (),
+) -> str:
+    """Lines over optimizer steps, or over what `across` names; at least one line. `title` and `note` are HTML."""
+    found = {line.name: _trend(line, scale) for line in series}
     label = f"{title}: " + "; ".join(f"{name} {trend}" for name, trend in found.items())
     entries = [
-        (f"c{line.colour % COLOURS}", '<path class="line" d="M1 5H21"/>', f"{line.name} {trend}")
+        (colour(line.colour), '<path class="line" d="M1 5H21"/>', f"{line.name} {trend}")
         for line, trend in zip(series, found.values(), strict=True)
     ]
-    return _figure(_line_chart(series, label, percent), title, entries, note)
+    for name in dict.fromkeys(mark.name for mark in marks):
+        entries.append(("", _diamond(11, 5), name))
+    return _figure(_line_chart(series, label, scale, across, marks), title, entries, note)
 
 
 def bar_figure(
@@ -130,39 +152,44 @@ def _figure(chart: str, title: str, legend: Sequence[tuple[str, str, str]], note
     )
 
 
-def _trend(line: Series, percent: bool) -> str:
+def _trend(line: Series, scale: Scale) -> str:
     """Mean of the first and of the last tenth of the points (one at least), as "0.50 → 0.12 nats"."""
     tenth = max(1, len(line.points) // 10)
     ends = line.points[:tenth], line.points[-tenth:]
     first, last = (sum(value / tenth for _, value in end) for end in ends)
-    if percent:
-        return f"{100 * first:.1f} → {100 * last:.1f}%"
-    return f"{compact(first, 2)} → {compact(last, 2)} nats"
+    return f"{scale.text(first)} → {scale.text(last)}{scale.suffix}"
 
 
-def _line_chart(series: Sequence[Series], label: str, percent: bool) -> str:
+def _line_chart(
+    series: Sequence[Series], label: str, scale: Scale, across: str, marks: Sequence[Mark]
+) -> str:
     """Both axes begin at 0, or below where a value is negative."""
     values = [value for line in series for _, value in line.points]
+    values += [mark.value for mark in marks]
     ticks = nice_ticks(min(0.0, *values), max(0.0, *values))
-    scale, sign = (100, "%") if percent else (1, "")
-    step = scale * (ticks[1] - ticks[0])
-    labels = [tick_label(scale * tick, step) + sign for tick in ticks]
+    step = scale.times * (ticks[1] - ticks[0])
+    labels = [tick_label(scale.times * tick, step) + scale.sign for tick in ticks]
+    named = len(series) <= LABELLED
+    longest = max(len(_short(line.name)) for line in series) if named else 0
     frame = _Frame(
         left=10 + CHARACTER * max(map(len, labels)),
-        right=WIDTH - 14 - CHARACTER * max(len(_short(line.name)) for line in series),
+        right=WIDTH - 14 - CHARACTER * longest,
         steps=max(1.0, *(step for line in series for step, _ in line.points)),
         low=ticks[0],
         high=ticks[-1],
     )
     parts = [
-        *_axes(frame, list(zip(ticks, labels, strict=True)), "correct" if percent else "nats"),
-        *(_line(frame, line, percent) for line in series),
-        *_end_labels(frame, series),
+        *_axes(frame, list(zip(ticks, labels, strict=True)), scale.unit, across),
+        *(_line(frame, line, scale, across) for line in series),
+        *(_mark(frame, mark, scale, across) for mark in marks),
+        *(_end_labels(frame, series) if named else ()),
     ]
     return _svg(parts, label, HEIGHT)
 
 
-def _axes(frame: _Frame, ticks: Sequence[tuple[float, str]], unit: str) -> Iterable[str]:
+def _axes(
+    frame: _Frame, ticks: Sequence[tuple[float, str]], unit: str, across: str
+) -> Iterable[str]:
     floor = HEIGHT - BOTTOM
     for tick, text in ticks:
         y = frame.y(tick)
@@ -173,23 +200,38 @@ def _axes(frame: _Frame, ticks: Sequence[tuple[float, str]], unit: str) -> Itera
     for step in steps:
         yield _text(frame.x(step), floor + 16, tick_label(step, steps[1] - steps[0]), "middle")
     yield _text(0, 11, unit, "start", "unit")
-    yield _text((frame.left + frame.right) / 2, HEIGHT - 3, "step", "middle", "unit")
+    yield _text((frame.left + frame.right) / 2, HEIGHT - 3, across, "middle", "unit")
 
 
-def _line(frame: _Frame, line: Series, percent: bool) -> str:
+def _line(frame: _Frame, line: Series, scale: Scale, across: str) -> str:
     marked = len(line.points) <= MARKED
     parts = [f'<path class="{"line" if marked else "raw"}" d="{_path(frame, line.points)}"/>']
     if not marked:
         mean = _running_mean(line.points, _mean_width(len(line.points)))
         parts.append(f'<path class="line" d="{_path(frame, mean)}"/>')
     for step, value in line.points[:: math.ceil(len(line.points) / 60)]:
-        shown = f"{100 * value:.1f}%" if percent else compact(value)
+        shown = f"{escape(line.name)}, {across} {step:,.0f}: {_exact(value, scale)}"
         parts.append(
             f'<circle class="{"marker" if marked else "target"}" cx="{frame.x(step):.1f}" '
-            f'cy="{frame.y(value):.1f}" r="{3.5 if marked else 7}">'
-            f"<title>{escape(line.name)}, step {step:,.0f}: {shown}</title></circle>"
+            f'cy="{frame.y(value):.1f}" r="{3.5 if marked else 7}"><title>{shown}</title></circle>'
         )
-    return f'<g class="c{line.colour % COLOURS}">{"".join(parts)}</g>'
+    return f'<g class="{colour(line.colour)}">{"".join(parts)}</g>'
+
+
+def _exact(value: float, scale: Scale) -> str:
+    if scale.digits is None:
+        return compact(scale.times * value)
+    return f"{scale.times * value:.1f}{scale.sign}"
+
+
+def _mark(frame: _Frame, mark: Mark, scale: Scale, across: str) -> str:
+    shown = f"{escape(mark.name)}, {across} {mark.across:g}: {_exact(mark.value, scale)}"
+    return f"<g>{_diamond(frame.x(mark.across), frame.y(mark.value), shown)}</g>"
+
+
+def _diamond(x: float, y: float, shown: str = "") -> str:
+    title = f"<title>{shown}</title>" if shown else ""
+    return f'<path class="mark" d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5Z">{title}</path>'
 
 
 def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
@@ -207,7 +249,7 @@ def _end_labels(frame: _Frame, series: Sequence[Series]) -> Iterable[str]:
     for i, (y, line) in enumerate(ends):
         top = max(top, min(y, below - 15 * (len(ends) - 1 - i)))
         name = _text(frame.right + 8, top, _short(line.name), "start", "name")
-        yield f'<g class="c{line.colour % COLOURS}">{name}</g>'
+        yield f'<g class="{colour(line.colour)}">{name}</g>'
         top += 15
 
 
@@ -258,5 +300,6 @@ def _svg(parts: Iterable[str], label: str, height: float) -> str:
 
 
 def colour(index: int) -> str:
-    """CSS class of the colour at a place; the same run has the same place everywhere."""
-    return f"c{index % COLOURS}"
+    """CSS classes of the run at a place: its colour, and its dashes where the colours begin again."""
+    dashes = index // COLOURS % DASHES
+    return f"c{index % COLOURS}" + (f" d{dashes}" if dashes else "")

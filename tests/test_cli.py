@@ -19,7 +19,7 @@ from teacher_server import cli as teacher_cli
 COMMANDS = {
     "teacher-server": ["serve"],
     "rollout-server": ["serve"],
-    "student-trainer": ["train", "demo"],
+    "student-trainer": ["train", "demo", "report", "geometry"],
 }
 ALL = [
     [tool, *command] for tool, names in COMMANDS.items() for command in [[], *[[n] for n in names]]

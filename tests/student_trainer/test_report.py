@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 
 from student_trainer.report import render_report
-from student_trainer.report_chart import Series, compact, line_figure, nice_ticks, tick_label
+from student_trainer.report_chart import DEGREES, Mark, Series, colour, line_figure
 from student_trainer.report_example import AnswerExample
+from student_trainer.report_ticks import compact, nice_ticks, tick_label
 
 EVIL = '<script>alert("1")</script>'
 PNG_32_BY_16 = (
@@ -61,7 +62,7 @@ def curve(steps: int, **values: float) -> list[dict[str, float]]:
 METRICS = {
     "loss/standard": 1.0,
     "vds/mean": 0.4,
-    "time/sample_s": 0.2,
+    "time/sampler_wait_s": 0.2,
     "time/teacher_wait_s": 0.1,
     "time/update_s": 0.3,
     "time/step_s": 0.7,
@@ -113,7 +114,75 @@ def test_charts_have_roles_and_labels_that_tell_the_finding(summary, curves):
     labels = [attrs["aria-label"] for tag, attrs in page.tags if attrs.get("role") == "img"]
     assert len(labels) == 7  # accuracy, four losses, VDS, times
     assert "Validation accuracy: standard 50.0 → 50.0%; vgs-lp 50.0 → 50.0%" in labels
-    assert any("standard sampling" in label and "other" in label for label in labels)
+    assert any("standard sampler wait" in label and "other" in label for label in labels)
+
+
+def test_what_bounds_a_run_is_said(summary, curves):
+    curves["vgs-lp"] = curve(9, **METRICS | {"time/sampler_wait_s": 0.5})
+    page = parse(render_report(summary, curves, []))
+    assert "standard by its learner, vgs-lp by its sampler" in page.text
+
+
+def geometry(*angles: float | None) -> dict:
+    rising = [50.0 + 5 * d for d in range(9)]
+    named = ("lang_vis", "std_vis", "std_lang")
+    whole = {"angles": dict(zip(named, angles, strict=True))}
+    by_decile = {name: [*rising, last] for name, last in zip(named, angles, strict=True)}
+    return {"step": 60, "tokens": 1000, "angles": by_decile, "top_30": whole, "low_70": whole}
+
+
+def test_angles_by_decile_stand_beside_the_papers(summary, curves):
+    measured = {"vgs-lp": geometry(91.0, 42.5, None)}
+    html = render_report(summary, curves, [], measured)
+    page = parse(html)
+    assert "vgs-lp after 60 steps, on 1,000 tokens" in page.text
+    assert "Language to visual: vgs-lp 50 → 91°" in html
+    assert "<title>paper, VDS decile 9: 92.0°</title>" in html
+    assert html.count("<title>paper, ") == 4
+    assert "<td>91.0°</td><td>42.5°</td><td>–</td>" in html  # noqa: RUF001
+    assert len(re.findall(r"<title>vgs-lp, VDS decile \d", html)) == 29, "no point without a value"
+    assert "Geometry of the gradients" not in render_report(summary, curves, [], {"vgs-lp": None})
+
+
+def test_geometry_is_shown_over_the_steps(summary, curves):
+    for line in curves["vgs-lp"][::10]:
+        line |= {"geometry/norm_vis": 2.0, "geometry/lang_vis_degrees": 60.0, "geometry/eta": 0.4}
+    html = render_report(summary, curves, [])
+    parse(html)
+    assert "Language to visual: vgs-lp 60 → 60°" in html
+    assert "vgs-lp 0.4 → 0.4" in html
+
+
+def test_strengths_are_shown_where_they_change(summary, curves):
+    for step, line in enumerate(curves["vgs-lp"]):
+        line |= {"steering/gamma": 2.0, "steering/lambda": 0.1 * step}
+    html = render_report(summary, curves, [])
+    assert "Weight of preservation, &lambda;</h3>" in html
+    assert "Weight of the visual term, &gamma;</h3>" not in html
+
+
+def test_rewards_have_a_figure_each(summary, curves):
+    for line in curves["standard"]:
+        line |= {"reward/mean": 0.5, "reward/<format>": 0.25}
+    html = render_report(summary, curves, [])
+    parse(html)
+    assert "<h3>Reward: mean</h3>" in html
+    assert "<h3>Reward: &lt;format&gt;</h3>" in html
+
+
+def test_settings_that_differ_stand_in_a_table(summary, curves):
+    common = {"seed": 0, "model": EVIL, "run_dir": "a"}
+    settings = {
+        "standard": common | {"objective": {"name": "standard"}},
+        "vgs-lp": common | {"run_dir": "b", "objective": {"name": "vgs-lp", "gamma": 2.0}},
+    }
+    html = render_report(summary, curves, [], settings=settings)
+    page = parse(html)
+    assert '<th scope="row">objective.name</th><td>standard</td><td>vgs-lp</td>' in html
+    assert '<th scope="row">objective.gamma</th><td>–</td><td>2.0</td>' in html  # noqa: RUF001
+    assert "2 settings that all runs share" in page.text
+    assert "<script" not in html
+    assert "run_dir" not in html
 
 
 def test_table_has_scopes_and_a_caption(summary, curves):
@@ -243,6 +312,28 @@ def test_charts_hold_any_magnitude(scale):
     html = line_figure([Series("a", points, 0), Series("b" * 60, points, 9)], "T", "")
     parse(html)
     assert not re.search(r"\b(nan|inf)\b", html)
+
+
+def test_runs_of_one_colour_have_other_dashes():
+    found = [colour(i) for i in range(15)]
+    assert len(set(found)) == 15
+    assert found[:6] == ["c0", "c1", "c2", "c3", "c4", "c0 d1"]
+
+
+def test_many_runs_are_named_in_the_legend_alone():
+    lines = [Series(f"run{i}", ((1.0, 0.0), (2.0, 0.1 * i)), i) for i in range(12)]
+    html = line_figure(lines, "T", "")
+    assert 'class="name"' not in html
+    assert all(f"run{i} 0 →" in html for i in range(12))
+
+
+def test_marks_are_within_the_axes():
+    line = Series("run", ((0.0, 10.0), (9.0, 20.0)), 0)
+    html = line_figure([line], "T", "", DEGREES, across="decile", marks=[Mark(9, 170.0, "paper")])
+    parse(html)
+    assert ">200°</text>" in html
+    assert ">decile</text>" in html
+    assert "paper</li>" in html
 
 
 def test_end_labels_keep_their_distance():
