@@ -19,7 +19,7 @@ ARG TORCHVISION_VERSION=0.29.1
 RUN --mount=type=bind,source=deploy/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --no-deps --find-links /wheels --index-url "$TORCH_INDEX" \
         "torch==$TORCH_VERSION" "torchvision==$TORCHVISION_VERSION" \
-    && find /opt/venv -regex '.*/site-packages/torch/\(include\|share\|test\|bin/test_.*\|bin/protoc.*\|lib/.*\.a\)' \
+    && find /opt/venv -regex '.*/site-packages/torch/\(include\|share\|test\|.*/tests\|bin/test_.*\|bin/protoc.*\|lib/.*\.a\)' \
         -prune -exec rm -rf {} +
 
 # The index of all packages has builds for CUDA, which bring CUDA's libraries along: the host needs a driver alone.
@@ -31,7 +31,7 @@ ARG TORCHVISION_VERSION=0.29.1
 RUN --mount=type=bind,source=deploy/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --find-links /wheels --index-url "$TORCH_CUDA_INDEX" \
         "torch==$TORCH_VERSION" "torchvision==$TORCHVISION_VERSION" \
-    && find /opt/venv -regex '.*/site-packages/torch/\(test\|bin/test_.*\|bin/protoc.*\|lib/.*\.a\)' \
+    && find /opt/venv -regex '.*/site-packages/torch/\(test\|.*/tests\|bin/test_.*\|bin/protoc.*\|lib/.*\.a\)' \
         -prune -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE} AS requirements

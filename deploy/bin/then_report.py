@@ -19,9 +19,16 @@ def main() -> int:
     if refusal := unwritable(Path(run)):
         print(refusal, file=sys.stderr)
         return 2
-    training = subprocess.Popen(command)
-    signal.signal(signal.SIGTERM, lambda number, frame: training.terminate())
-    status = training.wait()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        if not started:
+            sys.exit(128 + number)
+        started[0].send_signal(number)
+
+    signal.signal(signal.SIGTERM, hand_on)
+    started.append(subprocess.Popen(command))
+    status = started[0].wait()
     if status:
         return status if status > 0 else 128 - status
     return subprocess.call(["student-trainer", "report", run, "--out", f"{run}/report.html"])

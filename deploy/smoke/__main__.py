@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,8 @@ def main() -> int:
     )
     parser.add_argument("--no-build", action="store_true", help="take images that are there")
     asked = parser.parse_args()
+    # What was started has sessions of its own, and would stay.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     began_s = time.monotonic()
     compose = None if asked.processes else compose_command()
     with tempfile.TemporaryDirectory(prefix="compose-smoke-") as scratch:

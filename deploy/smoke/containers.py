@@ -14,8 +14,8 @@ COMPILERS = ["cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cmake", "n
 LOOK = (
     "id -u; "
     f"for program in {' '.join(COMPILERS)}; do command -v $program; done; "
-    "find / -xdev \\( -path /proc -o -path /usr/share \\) -prune -o -type d "
-    "\\( -name tests -o -name examples \\) -path '*/opt/*' -print; "
+    "find / -xdev -path /proc -prune -o -path '/opt/*' -type d -name tests -print "
+    "-o -type f \\( -name '*.parquet' -o -name '*.safetensors' \\) -print; "
     "ls -A /app; touch /opt/x 2>&1"
 )
 """What a container of an image prints: its user, then a line for each thing that should not be there."""

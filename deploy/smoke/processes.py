@@ -63,8 +63,10 @@ class RunningService:
 
     def here(self, word: str) -> str:
         """A word of a command or an environment, with this machine's paths and addresses."""
-        for target, source in self._places.items():
-            word = re.sub(rf"{re.escape(target)}(?=/|$)", str(source), word)
+        places = {WORKING_FOLDER: self._app, **self._places}
+        targets = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))
+        # In one pass: what stands here may look like a place there.
+        word = re.sub(rf"(?<![\w./])({targets})(?=/|$)", lambda found: str(places[found[0]]), word)
         for host, address in self._network.addresses.items():
             word = re.sub(rf"\b{re.escape(host)}(?=:\d+\b)", address, word)
         return re.sub(r"\b(?:0\.0\.0\.0|127\.0\.0\.1|localhost)\b", self.address, word)
@@ -226,8 +228,8 @@ class Stack:
         return {running.service.name: running.stop() for running in reversed(self._started)}
 
     def kill(self) -> None:
-        """At once."""
-        for running in self._started:
+        """At once, also what was started without `up`."""
+        for running in self.running.values():
             running.kill()
 
 

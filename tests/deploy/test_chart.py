@@ -1,10 +1,8 @@
 """The Helm chart: rendered by Helm's own code, held to Kubernetes' schemas, its commands parsed by the programs."""
 
 import hashlib
-import itertools
 import json
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,68 +13,21 @@ from teacher_server.client_file import ClientFile
 from teacher_server.config import ServeConfig
 from teacher_server.doorkeeper import Doorkeeper
 from tests.deploy.commands import parsed
+from tests.deploy.rendered_chart import CHART, example, job_specs, lay_out, of_kind, pods, render
 
-helm = pytest.importorskip("helm_python")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
-CHART = Path("deploy/kubernetes")
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 VERSIONS = ["1.30", "1.34"]
 NOT_IN_KUBERNETES = {"JobSet", "ServiceMonitor"}
 
 
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="distil", namespace="team")
-    documents = (yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml"))
-    return [each for each in itertools.chain(*documents) if each]
-
-
-def example(name: str) -> dict[str, Any]:
-    return yaml.safe_load((CHART / "examples" / f"{name}.yaml").read_text())
-
-
-def of_kind(kind: str, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {each["metadata"]["name"]: each for each in documents if each["kind"] == kind}
-
-
-def job_specs(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for each in documents:
-        if each["kind"] == "Job":
-            yield each["metadata"]["name"], each["spec"]
-        if each["kind"] == "JobSet":
-            (job,) = each["spec"]["replicatedJobs"]
-            yield each["metadata"]["name"], job["template"]["spec"]
-
-
-def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for each in documents:
-        if each["kind"] in ("Deployment", "StatefulSet"):
-            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
-    for name, job in job_specs(documents):
-        yield name, job["template"]["spec"]
-
-
 def settings(name: str, pod: dict[str, Any], documents: list[dict[str, Any]], folder: Path) -> Any:
     """What the pod's program would run with; its configuration maps and secrets lie in `folder`."""
-    for volume in pod["volumes"]:
-        (mounted,) = (
-            each["mountPath"]
-            for each in pod["containers"][0]["volumeMounts"]
-            if each["name"] == volume["name"]
-        )
-        place = folder / mounted.lstrip("/")
-        place.mkdir(parents=True, exist_ok=True)
-        if "configMap" in volume:
-            data = of_kind("ConfigMap", documents)[volume["configMap"]["name"]]["data"]
-        else:
-            data = dict.fromkeys(("tls.crt", "tls.key", "ca.crt", "clients.toml", "token"), "")
-        for file, text in data.items():
-            (place / file).write_text(text)
+    lay_out(pod, documents, folder)
     container = pod["containers"][0]
-    return parsed(
-        [*container.get("command", ["teacher-server"]), *container.get("args", [])], folder
-    )
+    command = container.get("command", ["teacher-server"])
+    return parsed([*command, *container.get("args", [])], folder)
 
 
 ALL = pytest.mark.parametrize(
