@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+from student_trainer.lora import add_adapters, load_adapters, merged, save_adapters
 from student_trainer.output_head import OutputHead
 from student_trainer.packing_check import refuse_unpackable
 from student_trainer.prompting import StudentContext, StudentPrompt
@@ -81,14 +82,23 @@ class Student:
         device: str,
         precision: Literal["float32", "bfloat16"],
         config: StudentConfig = StudentConfig(),  # noqa: B008
+        checkpoint: Path | None = None,
     ) -> None:
+        """`model` is the initial one, a folder or hub id; `checkpoint` a folder of `save` to go on from."""
         self.device = own_device(device)
         self._precision: Literal["float32", "bfloat16"] = precision
+        self._lora = config.lora
+        newest = str(checkpoint or model)
+        # A checkpoint's own weights have its adapters in them.
         self.model: Any = AutoModelForImageTextToText.from_pretrained(
-            model, dtype="float32", attn_implementation=config.attention
+            model if config.lora else newest, dtype="float32", attn_implementation=config.attention
         )
+        if config.lora:
+            add_adapters(self.model, config.lora)
+            if checkpoint:
+                load_adapters(self.model, checkpoint)
         self.model.to(self.device).eval()
-        self.processor: Any = AutoProcessor.from_pretrained(model)
+        self.processor: Any = AutoProcessor.from_pretrained(newest)
         again = checkpointed_layers(self.model) if config.activation_checkpointing else []
         self._pass = _Pass(self.model, again)
         self.packing = False
@@ -117,7 +127,7 @@ class Student:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained: everything, the vision encoder too."""
+        """What is trained: everything, the vision encoder too, or adapters alone."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def whole_parameters(self) -> Iterator[Tensor]:
@@ -212,11 +222,12 @@ class Student:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def checkpoint_weights(self) -> dict[str, Tensor]:
-        """All weights as `save` would write them: under the checkpoint's names, tied ones once. Not copies, unless they
-        are sharded; then all ranks take part.
+        """All weights as `save` would write them: under the checkpoint's names, tied ones once, adapters added. Not
+        copies, unless they are sharded (then all ranks take part) or have an adapter.
         """
         gather_up(self._pass)
-        state = remove_tied_weights_from_state_dict(whole_state(self.model, keep=True), self.model)
+        state = self._without_adapters(whole_state(self.model, keep=True))
+        state = remove_tied_weights_from_state_dict(state, self.model)
         return revert_weight_conversion(self.model, state)
 
     def save(self, folder: Path) -> None:
@@ -230,10 +241,15 @@ class Student:
             self._shipped_generation_config,
         )
         try:
-            self.model.save_pretrained(folder, state_dict=state)
+            self.model.save_pretrained(folder, state_dict=self._without_adapters(state))
             self.processor.save_pretrained(folder)
         finally:
             self.model.generation_config = own
+        if self._lora:
+            save_adapters(state, folder)
+
+    def _without_adapters(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return merged(state, self._lora) if self._lora else state
 
     def _eos_ids(self) -> tuple[int, ...]:
         eos = self.model.generation_config.eos_token_id

@@ -62,7 +62,7 @@ class Trainer:
         with contextlib.ExitStack() as opened:
             self.world = World(own_device(config.device), sharded=config.parallel == "fsdp2")
             _refuse_idle_ranks(config, self.world)
-            self.student = self._load(str(last or config.model))
+            self.student = self._load(last)
             self.builder = PromptBuilder(self.student.processor, config.data)
             trace = config.run_dir / f"trace-{self.world.rank}.json" if config.trace else None
             self.clock = StageClock(trace, self.world.rank)
@@ -72,7 +72,7 @@ class Trainer:
             known += [self.teachers.vocab_size] if self.teachers else []
             # Both may copy the student, which nobody has whole afterwards.
             prior = Prior(
-                config.objective, self.student, (lambda: self._load(config.model)) if last else None
+                config.objective, self.student, (lambda: self._load(None)) if last else None
             )
             self.sampler = make_sampler(config, self.student, self.builder, min(known), self.world)
             opened.callback(self.sampler.close)
@@ -99,8 +99,10 @@ class Trainer:
             self._opened = opened.pop_all()
         self._blind_steps = 0
 
-    def _load(self, model: str) -> Student:
-        return Student(model, str(self.world.device), self._config.precision, self._config.student)
+    def _load(self, checkpoint: Path | None) -> Student:
+        config = self._config
+        device = str(self.world.device)
+        return Student(config.model, device, config.precision, config.student, checkpoint)
 
     def _last_checkpoint(self) -> Path | None:
         found = checkpoints(self._folder)
