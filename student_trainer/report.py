@@ -15,8 +15,8 @@ from student_trainer.report_chart import (
     Scale,
     Series,
     bar_figure,
-    colour,
     line_figure,
+    table_begin,
 )
 from student_trainer.report_example import AnswerExample, examples_html
 from student_trainer.report_geometry import deciles_html, over_steps_html
@@ -94,8 +94,8 @@ STRENGTHS = (
 )
 """Shown where a run changes them on its way."""
 
-PHASES = {"sampler": "sampler wait", "teacher": "teacher wait", "learner": "update"}
-"""Parts of a step by stage. The rest of time/step_s is shown as "other" where it is more than 1%."""
+PHASES = {"sampler": "sampler", "teacher": "teacher", "learner": "update"}
+"""Parts of a step by stage: waiting for the first two. The rest of time/step_s is shown as "other" where it is more than 1%."""
 
 
 def render_report(
@@ -164,16 +164,9 @@ def _figures(results: Results, curves: Mapping[str, Curve]) -> str:
         rows.append(f'<tr><th scope="row">{title}{unit}</th>{shown}</tr>')
     if not rows:
         return ""
-    head = "".join(
-        f'<th scope="col" class="{colour(i)}">{escape(name)}</th>' for i, name in enumerate(results)
-    )
-    return (
-        '<div class="scroll"><table>\n'
-        "<caption>One column for each run. Means are over all steps.</caption>\n"
-        f'<thead><tr><th scope="col">Figure</th>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody>\n</table></div>"
-    )
+    caption = "One column for each run. Means are over all steps."
+    begin = table_begin(list(results), caption, "Figure")
+    return begin + "\n".join(rows) + "\n</tbody>\n</table></div>"
 
 
 def _cell(figures: Mapping[str, Any], curve: Curve, key: str, form: Callable[[float], str]) -> str:

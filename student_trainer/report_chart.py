@@ -196,7 +196,8 @@ def _axes(
         kind = "axis" if tick == 0 else "grid"
         yield f'<path class="{kind}" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
         yield _text(frame.left - 6, y + 4, text, "end")
-    steps = [s for s in nice_ticks(0, frame.steps) if s.is_integer() and s <= frame.steps]
+    wanted = nice_ticks(0, frame.steps, 9 if frame.steps < 10 else 4)
+    steps = [step for step in wanted if step.is_integer() and step <= frame.steps]
     for step in steps:
         yield _text(frame.x(step), floor + 16, tick_label(step, steps[1] - steps[0]), "middle")
     yield _text(0, 11, unit, "start", "unit")
@@ -296,6 +297,18 @@ def _svg(parts: Iterable[str], label: str, height: float) -> str:
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
+
+
+def table_begin(runs: Sequence[str], caption: str, first: str) -> str:
+    """Of a table with a column for each run, up to its rows; `caption` and `first` are HTML."""
+    head = "".join(
+        f'<th scope="col" class="{colour(i)}">{escape(run)}</th>' for i, run in enumerate(runs)
+    )
+    wide = ' class="wide"' if len(runs) > 3 else ""
+    return (
+        f'<div class="scroll"><table{wide}>\n<caption><span>{caption}</span></caption>\n'
+        f'<thead><tr><th scope="col">{first}</th>{head}</tr></thead>\n<tbody>\n'
     )
 
 

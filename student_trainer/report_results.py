@@ -42,9 +42,9 @@ def results_html(results: Results, questions: float | None) -> str:
         )
     if not cards:
         return ""
-    many = " many" if len(cards) > MANY else ""
+    crowd = " crowd" if len(cards) > MANY else ""
     verdict = _verdict(found, questions)
-    return f'<ul class="results{many}">\n{"".join(cards)}\n</ul>\n<p class="soft">{verdict}</p>'
+    return f'<ul class="results{crowd}">\n{"".join(cards)}\n</ul>\n<p class="soft">{verdict}</p>'
 
 
 def _track(before: float | None, after: float | None) -> str:

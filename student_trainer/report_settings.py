@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from student_trainer.report_chart import colour
+from student_trainer.report_chart import table_begin
 from student_trainer.report_values import MISSING
 
 OWN = {"run_dir", "resume", "teacher.address"}
@@ -42,22 +42,18 @@ def _said(value: Any) -> str:
 
 
 def _table(runs: list[str], differing: Mapping[str, list[str]]) -> str:
-    head = "".join(
-        f'<th scope="col" class="{colour(i)}">{escape(run)}</th>' for i, run in enumerate(runs)
-    )
     rows = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th>'
         + "".join(f"<td>{escape(value)}</td>" for value in values)
         + "</tr>"
         for name, values in differing.items()
     )
-    return (
-        '<div class="scroll"><table>\n<caption>Settings in which the runs differ.</caption>\n'
-        f'<thead><tr><th scope="col">Setting</th>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
-    )
+    begin = table_begin(runs, "Settings in which the runs differ.", "Setting")
+    return f"{begin}{rows}\n</tbody>\n</table></div>\n"
 
 
 def _list(shared: Mapping[str, str], alone: bool) -> str:
-    whose = "All settings" if alone else f"{len(shared)} settings that all runs share"
+    count = f"{len(shared)} settings" if len(shared) > 1 else "1 setting"
+    whose = "All settings" if alone else f"{count} that all runs share"
     rows = "".join(f"<dt>{escape(n)}</dt><dd>{escape(value)}</dd>\n" for n, value in shared.items())
     return f'<details class="shared"><summary>{whose}</summary><dl class="settings">\n{rows}</dl></details>'

@@ -56,7 +56,7 @@ def _lede(runs: dict[str, RunFolder]) -> str:
     count = f"{steps[0]:,}" if len(set(steps)) == 1 else f"{min(steps):,} to {max(steps):,}"
     accuracies = [_validation(run) for run in runs.values()]
     afters = [
-        f"{percent(found['validation_after'])} with {name}"
+        percent(found["validation_after"]) + (f" with {name}" if len(runs) > 1 else "")
         for name, found in zip(runs, accuracies, strict=True)
         if "validation_after" in found
     ]
