@@ -70,6 +70,8 @@ def test_a_run_and_its_resumption(settings: TrainConfig, caplog: pytest.LogCaptu
     assert (folder / "last").resolve().name == "step-000003"
     assert str(StepTime(lines)) in caplog.text
     assert StepTime(lines).steps == 3
+    documented = Path("docs/reports.md").read_text()
+    assert [name for line in lines for name in line if f"`{name}`" not in documented] == []
 
     run(settings.model_copy(update={"resume": True, "steps": 5}))
     lines = read_metrics(settings.run_dir / "metrics.jsonl")
