@@ -22,6 +22,7 @@ from student_trainer.errors import TeacherGone, TrainerError
 from student_trainer.geometry_config import GeometryConfig
 from student_trainer.report_config import ReportConfig
 from student_trainer.run_folder import RunFolder
+from student_trainer.sampler_config import Sampling
 from student_trainer.settings import Settings
 
 USAGE = """usage: student-trainer COMMAND [options]
@@ -113,9 +114,17 @@ def _of_its_run(arguments: list[str]) -> dict[str, Any]:
     """What the run of `--run` was started with, as far as a measurement takes it over."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--run", type=Path, default=Path())
-    settings = RunFolder(parser.parse_known_args(arguments)[0].run).settings
+    parser.add_argument("--sampler.kind", dest="kind")
+    said = parser.parse_known_args(arguments)[0]
+    settings = RunFolder(said.run).settings
     taken = ("device", "threads", "sampler", "teacher")
-    return {name: settings[name] for name in taken if name in settings}
+    values = {name: settings[name] for name in taken if name in settings}
+    if said.kind and "sampler" in values:  # another kind shares but a few settings with the run's
+        shared = {n: v for n, v in values["sampler"].items() if n in Sampling.model_fields}
+        values["sampler"] = (
+            values["sampler"] if said.kind == values["sampler"].get("kind") else shared
+        )
+    return values
 
 
 def _quiet_progress_bars() -> None:

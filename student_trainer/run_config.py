@@ -22,6 +22,9 @@ FREE_TO_CHANGE = {
     "teacher",
     "checkpoint",
     "eval",
+    "trackers",
+    "geometry_every",
+    "trace",
 }
 """Settings that a resumed run may change: they don't enter what the parameters become, or are about who scores."""
 

@@ -73,7 +73,10 @@ def test_a_run_and_its_resumption(settings: TrainConfig, caplog: pytest.LogCaptu
     documented = Path("docs/reports.md").read_text()
     assert [name for line in lines for name in line if f"`{name}`" not in documented] == []
 
-    run(settings.model_copy(update={"resume": True, "steps": 5}))
+    # What is only watched may change on the way.
+    changed = {"resume": True, "steps": 5, "trackers": ("tensorboard",), "geometry_every": 2}
+    run(settings.model_copy(update=changed))
+    assert list((settings.run_dir / "tensorboard").iterdir())
     lines = read_metrics(settings.run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(6))
     assert read_best(folder) == {"step": 4, "accuracy": 0.75}

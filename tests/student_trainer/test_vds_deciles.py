@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from protos.scores import Scores
-from student_trainer.cli import main
+from student_trainer.cli import _read_config, main
 from student_trainer.config import TrainConfig
 from student_trainer.geometry_config import GeometryConfig
 from student_trainer.geometry_table import geometry_table
@@ -18,6 +18,7 @@ from student_trainer.loss import token_weights
 from student_trainer.microbatch import Microbatch
 from student_trainer.prior import Prior
 from student_trainer.run_geometry import find_checkpoint, run_geometry
+from student_trainer.sampler_config import TransformersSamplerConfig, VllmSamplerConfig
 from student_trainer.scored_rollout import ScoredRollout
 from student_trainer.train import Trainer, train
 from student_trainer.vds_deciles import (
@@ -239,6 +240,19 @@ def test_wrong_settings_end_with_2(run: TrainConfig, capsys, arguments, says):
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys):
     assert main(["geometry", "--run", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_settings_of_the_run_are_taken_over(tmp_path: Path):
+    (tmp_path / "config.toml").write_text(
+        'model = "m"\ndevice = "cpu"\n[teacher]\naddress = "there:1"\nk = 6\n'
+        '[sampler]\nkind = "vllm"\naddress = "elsewhere:2"\nmax_new_tokens = 7\n'
+    )
+    told = ["--run", str(tmp_path), "--teacher.address", "here:3"]
+    config = _read_config("geometry", GeometryConfig, told)
+    assert (config.device, config.teacher.address, config.teacher.k) == ("cpu", "here:3", 6)
+    assert config.sampler == VllmSamplerConfig(address="elsewhere:2", max_new_tokens=7)
+    own = _read_config("geometry", GeometryConfig, [*told, "--sampler.kind", "transformers"])
+    assert own.sampler == TransformersSamplerConfig(max_new_tokens=7)
 
 
 def test_last_and_best_are_found(run: TrainConfig, tmp_path: Path):
