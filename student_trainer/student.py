@@ -53,11 +53,20 @@ class _Pass(torch.nn.Module):
         self._checkpointed = list(checkpointed)
         text = model.config.get_text_config()
         self._softcap = getattr(text, "final_logit_softcapping", None)
+        self.uniform = False
+        """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
 
     def head(self) -> OutputHead:
         """The output projection as it is now."""
         module = self.model.get_output_embeddings()
-        return OutputHead(module.weight, module.bias, self._softcap, module.weight.shape[0])
+        weight: Tensor = module.weight
+        return OutputHead(
+            weight,
+            module.bias,
+            self._softcap,
+            len(weight),
+            into_grad=weight.is_leaf and not self.uniform,
+        )
 
     def forward(
         self, inputs: dict[str, Tensor], reads: Sequence[tuple[Tensor, Reader]]
@@ -103,8 +112,6 @@ class Student:
         self._pass = _Pass(self.model, again)
         self.packing = False
         """Whether passes go without padding."""
-        self.uniform = False
-        """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
         self._writes = True
         # Sampling settings that a checkpoint brings along (top-k, penalties) would change the policy.
         self._shipped_generation_config = self.model.generation_config
@@ -130,6 +137,11 @@ class Student:
         """What is trained: everything, the vision encoder too, or adapters alone."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all ranks must run the same passes, whatever their rows: so where weights are sharded."""
+        return self._pass.uniform
+
     def whole_parameters(self) -> Iterator[Tensor]:
         """All parameters in the model's order, one at a time; all ranks take part."""
         gather_up(self._pass)
@@ -143,9 +155,9 @@ class Student:
         refuse_other_weights(self.model.parameters(), world)
         self._writes = world.first
         if world.sharded:
-            layers = self.model.get_decoder().layers
-            shard(self._pass, layers, world.mesh(), self._precision)
-            self.uniform = True
+            embeddings, layers = self.model.get_input_embeddings(), self.model.get_decoder().layers
+            shard(self._pass, embeddings, layers, world.mesh(), self._precision)
+            self._pass.uniform = True
 
     def vision_ids(self) -> set[int]:
         """Ids that may not be sampled: whatever stands for, begins, ends or pads an image or a video."""

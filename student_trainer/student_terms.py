@@ -131,14 +131,11 @@ class StudentTerms:
             rows, learns = torch.ones_like(rows), True
 
         def read(hidden: Tensor, head: OutputHead) -> Tensor:
+            if aims:  # rows without a gradient cost the head no backward pass
+                return support_logprobs(hidden, head, support, self._chunk_rows)
             found = torch.zeros_like(support.teacher_text_logprobs)
-            for group, graded in ((~rows, False), (rows, learns)):
-                if not (graded or aims) or not (graded or bool(group.any())):
-                    continue
-                with torch.set_grad_enabled(graded):
-                    values = support_logprobs(hidden[group], head, support[group], self._chunk_rows)
-                    found = found.index_put((group.nonzero()[:, 0],), values)
-            return found
+            some = support_logprobs(hidden[rows], head, support[rows], self._chunk_rows)
+            return found.index_put((rows.nonzero()[:, 0],), some)
 
         readers: dict[Context, Reader] = {"text": read}
         if looks and learns and self._student.packing:
