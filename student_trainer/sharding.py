@@ -20,6 +20,7 @@ SAMPLED = 256
 
 def shard(
     root: torch.nn.Module,
+    embeddings: torch.nn.Module,
     layers: Iterable[torch.nn.Module],
     mesh: DeviceMesh,
     precision: Literal["float32", "bfloat16"],
@@ -27,7 +28,8 @@ def shard(
     """Leave each rank its part of the weights, of one layer after the other and of the rest together.
 
     Layers cross the wire and compute in `precision`; the rest is as it is, under whatever autocast its passes run in.
-    Gradients are summed, in float32: the loss is weighted by counts over all ranks already.
+    Gradients are summed, in float32: the loss is weighted by counts over all ranks already. `embeddings` make what the
+    first layer is given.
     """
     policy = MixedPrecisionPolicy()
     if precision == "bfloat16":
@@ -39,6 +41,9 @@ def shard(
     rest = fully_shard(root, mesh=mesh, reshard_after_forward=None if learns else True)
     # A rank without pictures has no gradient for the vision encoder, and all ranks must reduce the same tensors.
     rest.set_reduce_scatter_unused_params(True)
+    # Where adapters alone are trained, the first layer's inputs would have a gradient for pictures' sake only; without
+    # one its turn to reduce comes later.
+    embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())
     for group in (*groups, rest):
         group.set_gradient_divide_factor(1.0)
         group.set_force_sum_reduction_for_comms(True)  # gloo has no other

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from student_trainer.checkpoint import restore, save_checkpoint
 from student_trainer.config import TrainConfig
@@ -106,7 +107,7 @@ def run(leg: Leg) -> Losses:
     """Train as `Trainer` does, but on recorded rollouts."""
     config = leg.config
     world = World(torch.device("cpu"), sharded=config.parallel == "fsdp2")
-    student = Student(str(leg.resume or config.model), "cpu", config.precision)
+    student = Student(config.model, "cpu", config.precision, config.student, leg.resume)
     prior = Prior(config.objective, student)
     student.shard(world)
     prior.shard(world)
@@ -133,7 +134,7 @@ def on_ranks(work: Callable[[Any], Result], argument: object) -> list[Result]:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name) / str(rank) for rank in range(RANKS)]
-        torch.multiprocessing.spawn(_rank, (work, argument, port, paths), nprocs=RANKS)
+        spawn(_rank, (work, argument, port, paths), nprocs=RANKS)
         return [pickle.loads(path.read_bytes()) for path in paths]
 
 

@@ -32,6 +32,7 @@ from student_trainer.errors import TrainerError
 from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.sampling import make_sampler
 from student_trainer.sharding import refuse_other_weights
+from student_trainer.student_config import LoraConfig, StudentConfig
 from student_trainer.train import Trainer, leave_together, train
 from student_trainer.world import World
 from tests.loopback import serving
@@ -136,6 +137,7 @@ class Together:
     found: dict[str, Losses]
     """By leg, on two ranks, and on one that goes on from two."""
     alone_bfloat16: Losses
+    alone_adapters: Losses
     said: list[list[str]]
     """By rank."""
 
@@ -151,25 +153,33 @@ def together(
 ) -> Together:
     folder = tmp_path_factory.mktemp("legs")
 
-    def leg(name: str, kind: str = "ddp", precision: str = "float32", **about) -> Leg:
-        changes = {"parallel": kind, "precision": precision, "run_dir": folder / name}
-        return Leg(name, config.model_copy(update=changes), recording, **about)
+    def leg(name: str, kind: str = "ddp", changes: dict | None = None, **about) -> Leg:
+        own = {"parallel": kind, "run_dir": folder / name} | (changes or {})
+        return Leg(name, config.model_copy(update=own), recording, **about)
 
     def resumed(name: str, kind: str = "ddp") -> Leg:
         saved = folder / name / f"step-{HALF:06d}"
         return leg(f"{name} resumed", kind, first=HALF, end=HALF + 2, resume=saved)
 
+    coarse = {"precision": "bfloat16"}
+    adapters = StudentConfig(lora=LoraConfig(rank=4), activation_checkpointing=True)
     alone = run(leg("alone", save_after=HALF))
     legs = [
         leg("ddp", save_after=HALF),
         leg("fsdp2", "fsdp2", save_after=HALF),
         resumed("alone", "fsdp2"),
-        leg("bfloat16", "fsdp2", "bfloat16", end=1),
+        leg("bfloat16", "fsdp2", coarse, end=1),
+        leg("adapters", "fsdp2", {"student": adapters}, end=2),
     ]
     (found, *said), (_, *more) = on_ranks(both, (legs, config))
     found |= run_all([resumed("ddp"), resumed("fsdp2")])
-    bfloat16 = run(leg("bfloat16", "ddp", "bfloat16", end=1))
-    return Together(alone, found, bfloat16, [*said, *more])
+    return Together(
+        alone,
+        found,
+        run(leg("bfloat16", "ddp", coarse, end=1)),
+        run(leg("adapters", "ddp", {"student": adapters}, end=2)),
+        [*said, *more],
+    )
 
 
 def test_ranks_change_nothing(together: Together):
@@ -190,6 +200,12 @@ def test_sharded_bfloat16_layers_are_nearly_those_of_autocast(together: Together
     (sharded,), (alone,) = together.found["bfloat16"], together.alone_bfloat16
     assert sharded == pytest.approx(alone, abs=0.02)
     assert sharded != together.alone[0]
+
+
+def test_sharded_adapters(together: Together):
+    """Beside frozen weights, with layers computed again: no gradient reaches the first layer but the pictures'."""
+    assert largest_difference(together.found["adapters"], together.alone_adapters) <= 1e-5
+    assert together.alone_adapters[1] != together.alone[1]
 
 
 def test_ranks_refuse_and_leave_together(together: Together):
