@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._functorch import config as compiled_backward
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -59,7 +60,7 @@ def uncompiled() -> contextlib.AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def compile_layers(model: Any, device: torch.device) -> None:
+def compile_layers(model: Any, device: torch.device, backend: str = "inductor") -> None:
     """Have the language model's layers compiled at their first call, for inputs of any length.
 
     Raises ValueError without a compiler: torch would fail in the first step.
@@ -70,6 +71,8 @@ def compile_layers(model: Any, device: torch.device) -> None:
             f"student.compile needs a compiler and there is no {command!r} here; install one, or set "
             "student.compile = false"
         )
+    # Parts of the objective whose gradients are kept apart go back through one graph.
+    compiled_backward.donated_buffer = False
     for layer in model.get_decoder().modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True, backend=backend)

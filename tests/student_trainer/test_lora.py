@@ -14,6 +14,7 @@ from student_trainer.data_config import DataConfig
 from student_trainer.lora import FILE
 from student_trainer.prompting import PromptBuilder
 from student_trainer.rollout import Rollout
+from student_trainer.sampler import TransformersSampler
 from student_trainer.student import Student
 from student_trainer.student_config import LoraConfig, StudentConfig
 from student_trainer.train import Trainer, train
@@ -110,10 +111,11 @@ def test_a_copy_samples_with_the_newest_adapters(settings, tmp_path):
     changed = {"run_dir": tmp_path, "max_lag": 1, "steps": 3}
     with Trainer(settings.model_copy(update=changed)) as trainer:
         trainer.run()
+        assert isinstance(trainer.sampler, TransformersSampler)
         trainer.sampler.update(trainer.step)
-        pairs = zip(
-            trainer.sampler._copy.parameters(), trainer.student.model.parameters(), strict=True
-        )
+        copy = trainer.sampler._copy
+        assert copy is not None
+        pairs = zip(copy.parameters(), trainer.student.model.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
