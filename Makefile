@@ -67,6 +67,9 @@ bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of
 science: $(READY)  ## write benchmarks/results/science.json: every objective over 5 seeds, hours; goes on where it stopped
 	$(BIN)/python -m benchmarks.science $(BENCH_FLAGS)
 
+bench-trainer: $(READY)  ## write benchmarks/results/trainer.json: overlap, step cost, ranks, memory, about 20 minutes (BENCH_FLAGS="--only overlap")
+	$(BIN)/python -m benchmarks.trainer $(BENCH_FLAGS)
+
 chaos: $(READY)  ## kill, freeze and cut teachers under traffic, the long form; adds to service.json
 	$(BIN)/python -m tests.faults.chaos $(CHAOS_FLAGS)
 
