@@ -12,7 +12,7 @@ gives the same numbers, however fast its stages are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Batch = TypeVar("Batch")
@@ -53,7 +53,9 @@ class Pipeline(Generic[Batch]):
         """Batch `index`. Where `may_sample_next`, the one after it is begun, from the weights as they are now.
 
         Say false before weights are wanted for something else, such as a checkpoint that a resumed run goes on from.
+        Where sampling fails it raises only after publishing, in which other ranks take part.
         """
+        goes_on = bool(self._max_lag) and may_sample_next
         if self._ahead is None:
             self._publish()
             batch = self._sample(index)
@@ -61,8 +63,10 @@ class Pipeline(Generic[Batch]):
             begun, future = self._ahead
             assert begun == index, f"batch {index} was asked for while {begun} is being sampled"
             self._ahead = None
+            wait([future])
+            if goes_on:
+                self._publish()
             batch = future.result()
-        if self._max_lag and may_sample_next:
-            self._publish()
+        if goes_on:
             self._ahead = index + 1, self._executor.submit(self._sample, index + 1)
         return batch

@@ -87,3 +87,20 @@ def test_leaving_waits_for_what_is_being_sampled() -> None:
         pipeline.take(0, may_sample_next=True)
         release.set()
     assert ended.is_set()
+
+
+def test_weights_are_published_though_sampling_failed() -> None:
+    """Other ranks publish then, and weights that are shared out are gathered from all."""
+    weights = Weights()
+
+    def sample(index: int) -> int:
+        if index == 1:
+            raise OSError("the sampler is gone")
+        return index
+
+    with Pipeline(sample, weights.publish, 1) as pipeline:
+        pipeline.take(0, may_sample_next=True)
+        weights.step = 1
+        with pytest.raises(OSError, match="the sampler is gone"):
+            pipeline.take(1, may_sample_next=True)
+    assert weights.published == 1
