@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring science chaos fuzz compose-smoke clean help
+.PHONY: demo test test-vllm test-vllm-long check check-vllm format stubs bench bench-vllm bench-service bench-scoring science bench-trainer chaos fuzz compose-smoke clean help
 # vLLM pins its own torch and transformers, so it has an environment of its own; here the build for CPUs.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
