@@ -17,7 +17,8 @@ class LoraConfig(Settings):
     alpha: float = Field(default=32.0, gt=0)
     """The adapters' product is scaled by alpha / rank."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Ends of the names of the layers that get an adapter, such as "q_proj"; "all-linear": all but the output."""
+    """Ends of the names of the layers that get an adapter, such as "q_proj"; "all-linear": all linear ones, the
+    vision encoder's too, but the output."""
 
 
 class StudentConfig(Settings):
@@ -26,11 +27,11 @@ class StudentConfig(Settings):
     attention: str | None = None
     """transformers' attn_implementation: "sdpa", "eager", "flash_attention_2"; None: its own choice."""
     packing: bool = False
-    """Forward passes without padding: the sequences of a microbatch one after the other, both contexts in one pass. It
-    pays with an attention that knows sequence ends ("flash_attention_2")."""
+    """Forward passes without padding: the sequences of a microbatch one after the other, and both contexts in one pass
+    where both have a gradient. It pays with an attention that knows sequence ends ("flash_attention_2")."""
     activation_checkpointing: bool = False
-    """Layers keep their inputs alone and are computed again in the backward pass."""
+    """Layers keep their inputs alone, and are computed again in the backward pass."""
     compile: bool = False
-    """torch.compile of the layers; needs a compiler."""
+    """torch.compile of the language model's layers, in training alone; needs a compiler."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of the weights."""
