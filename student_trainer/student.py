@@ -75,7 +75,9 @@ class _Pass(torch.nn.Module):
         with checkpointing(self._checkpointed):
             output = self.model.model(**inputs, use_cache=False, return_dict=True)
         states = output.last_hidden_state.flatten(0, 1)
-        return tuple(reader(states[rows], self.head()) for rows, reader in reads)
+        found = (reader(states[rows], self.head()) for rows, reader in reads)
+        # Sharding hooks its backward pass to these, and can't to views that somebody might write to.
+        return tuple(one.clone() if one._is_view() else one for one in found)
 
 
 class Student:
