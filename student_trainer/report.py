@@ -95,7 +95,7 @@ STRENGTHS = (
 """Shown where a run changes them on its way."""
 
 PHASES = {"sampler": "sampler", "teacher": "teacher", "learner": "update"}
-"""Parts of a step by stage: waiting for the first two. The rest of time/step_s is shown as "other" where it is more than 1%."""
+"""Parts of a step by stage: waiting for the first two. The rest of time/step_s is "other" where it is more than 1%."""
 
 
 def render_report(
