@@ -71,8 +71,9 @@ def _sets(measured: Mapping[str, Mapping[str, Any] | None]) -> str:
             rows.append(f'<tr><th scope="row" class="{colour(i)}">{name}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{title}</th>' for title, _ in ANGLES.values())
     return (
-        '<div class="scroll"><table>\n<caption><span>The same on the tokens whose language is preserved (top 30% of VDS) '
-        f'and on the others.</span></caption>\n<thead><tr><th scope="col">Tokens</th>{head}</tr></thead>\n<tbody>\n'
+        '<div class="scroll"><table>\n<caption><span>The same on the tokens whose language is preserved (top 30% of '
+        "VDS) and on the others.</span></caption>\n"
+        f'<thead><tr><th scope="col">Tokens</th>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)
         + "\n</tbody>\n</table></div>"
     )

@@ -58,7 +58,7 @@ def run_geometry(config: GeometryConfig) -> dict[str, Any]:
     rows = DataSet(train.data.train, train.data)
     train = _with_prompts(train, min(config.limit or len(rows), len(rows)))
     with contextlib.ExitStack() as opened:
-        student = Student(str(path), train.device, train.precision, train.student)
+        student = Student(train.model, train.device, train.precision, train.student, path)
         builder = PromptBuilder(student.processor, train.data)
         teachers = opened.enter_context(
             Teachers(

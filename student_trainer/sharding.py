@@ -31,6 +31,11 @@ def shard(
     Gradients are summed, in float32: the loss is weighted by counts over all ranks already. `embeddings` make what the
     first layer is given.
     """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise ValueError(
+            f'parallel "fsdp2" needs torch 2.14 or newer, and this is {torch.__version__}; install a newer one or take '
+            '"ddp"'
+        )
     policy = MixedPrecisionPolicy()
     if precision == "bfloat16":
         # Not the inputs: the residual stream stays float32, as it does without sharding.

@@ -128,6 +128,12 @@ class VllmEngineConfig(Settings):
     """Groups of GPUs that share the layers out."""
     data_parallel_size: int = Field(default=1, ge=1)
     """Whole copies of the model. Both contexts of all responses to one prompt go to the same copy."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that serve the model together, by vLLM's multi-node mode; each is started with these same settings."""
+    node_rank: int = Field(default=0, ge=0)
+    """Which of them this is: 0 answers, the others compute for it."""
+    master_address: str = "127.0.0.1"
+    """Host of machine 0; its port 29501 is vLLM's."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     """Share of a GPU's memory that vLLM plans with."""
     kv_cache_gb: float | None = Field(default=None, gt=0)
@@ -159,6 +165,12 @@ class VllmEngineConfig(Settings):
     of 4,096 in bfloat16. It must hold the longest response."""
     pair_timeout_s: float = Field(default=60.0, gt=0)
     """How often halves that nobody waits for any more are looked for and dropped."""
+
+    @model_validator(mode="after")
+    def _rank_is_a_node(self) -> VllmEngineConfig:
+        if self.node_rank >= self.nodes:
+            raise ValueError(f"node_rank {self.node_rank} of {self.nodes} nodes: count from 0")
+        return self
 
 
 EngineConfig = Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")]

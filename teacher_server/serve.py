@@ -43,6 +43,11 @@ class EngineDied(RuntimeError):
 
 def serve(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT; raises EngineDied where the engine ends before."""
+    if isinstance(config.engine, VllmEngineConfig) and config.engine.node_rank > 0:
+        from teacher_server.engines.vllm_node import compute_for_another
+
+        compute_for_another(config)
+        return
     asyncio.run(_serve(config))
 
 

@@ -14,7 +14,7 @@ import json
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def run_all(
 
 
 def choose(
-    grid: dict[str, Sequence[Setting]], tried: dict[Run, dict[str, Any]]
+    grid: Mapping[str, Sequence[Setting]], tried: Mapping[Run, Mapping[str, Any]]
 ) -> dict[str, Setting]:
     """The setting of each objective with the best validation accuracy; of equals the first."""
     accuracy = {run.setting: figures["validation_accuracy"] for run, figures in tried.items()}

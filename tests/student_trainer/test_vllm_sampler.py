@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from protos.errors import PreconditionFailed, TeacherError
+from student_trainer.config import TrainConfig
 from student_trainer.data import Sample
 from student_trainer.data_config import DataConfig
 from student_trainer.prompting import PromptBuilder
@@ -16,6 +17,7 @@ from student_trainer.sampler_config import TransformersSamplerConfig, VllmSample
 from student_trainer.sampling import make_sampler
 from student_trainer.student import Student
 from student_trainer.train import Trainer
+from student_trainer.world import World
 from tests.loopback import serving
 from tests.pictures import noise
 from tests.rollout_server.loopback import serving_rollouts
@@ -50,9 +52,11 @@ def prompts(student: Student):
 
 
 def connect(student: Student, address: str):
-    config = VllmSamplerConfig(address=address, max_new_tokens=6, candidates=3)
+    sampler = VllmSamplerConfig(address=address, max_new_tokens=6, candidates=3)
     builder = PromptBuilder(student.processor, DataConfig())
-    return make_sampler(config, student, builder, student.vocab_size)
+    return make_sampler(
+        TrainConfig(sampler=sampler), student, builder, student.vocab_size, World(student.device)
+    )
 
 
 def test_rollouts_are_those_of_the_weights_that_were_sent(student, address, prompts):
@@ -139,8 +143,8 @@ def test_training_sends_the_weights_after_every_step(qwen, engine, address, tmp_
     log = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert [line["step"] for line in log] == [1, 2]
-    assert all(line["time/weights_s"] > 0 for line in log)
+    assert [line["step"] for line in log] == [0, 1, 2], "evaluated before the first step, too"
+    assert all(line["time/weights_s"] > 0 for line in log[1:])
     resumed = settings | {"resume": True, "steps": 3}
     resumed["teacher"] = settings["teacher"] | {"address": "127.0.0.1:1", "connect_timeout_s": 0.1}
     resumed["sampler"] = settings["sampler"] | {"address": "127.0.0.1:1"}
@@ -152,6 +156,4 @@ def test_training_sends_the_weights_after_every_step(qwen, engine, address, tmp_
 
 
 def _config(settings):
-    from student_trainer.config import TrainConfig
-
     return TrainConfig.model_validate(settings)
