@@ -2,7 +2,8 @@ r"""Group relative policy optimisation, equation by equation.
 
 "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", arXiv 2402.03300, here without its
 KL penalty; "Understanding R1-Zero-Like Training: A Critical Perspective", arXiv 2503.20783 (Dr. GRPO), for advantages
-that are not divided. Eq. 22 is that of arXiv 2606.00564, whose other equations are in loss.py.
+that are not divided. The learner mixes it with distillation (Eq. 22 of arXiv 2606.00564, whose other equations stand in
+loss.py).
 
     B  responses
     R  response tokens, packed: the rows of all responses, one after the other
@@ -90,11 +91,6 @@ def clipped(
     raised = (token_advantages > 0) & (now > 1 + clip_high)
     lowered = (token_advantages < 0) & (now < 1 - clip_low)
     return raised | lowered
-
-
-def mixed(distillation: Tensor, policy: Tensor, alpha: float) -> Tensor:
-    """Alpha distillation - (1 - alpha) policy, [R] (Eq. 22 as a loss): one is minimised, the other maximised."""
-    return alpha * distillation - (1 - alpha) * policy
 
 
 def _wide(logprobs: Tensor) -> Tensor:
