@@ -21,12 +21,18 @@ BEST_FILE = "best.json"
 class BestCheckpoint:
     """The student with the highest accuracy on the validation rows so far; the earlier one where two are equal."""
 
-    def __init__(self, folder: Path, world: World) -> None:
-        """`folder` is the run's checkpoints; a resumed run goes on from the best that is there."""
+    def __init__(self, folder: Path, world: World, step: int | None) -> None:
+        """`folder` is the run's checkpoints; a run resumed after `step` steps goes on from the best that is there.
+
+        What stands there from later steps, or from another run where this one begins (None), is removed.
+        """
         self._folder = folder
         self._world = world
         if world.first:
             _mend(folder)
+            left = read_best(folder)
+            if left is not None and (step is None or left["step"] > step):
+                shutil.rmtree(folder / BEST)
         world.wait()  # nobody looks before it is mended
         found = read_best(folder)
         self.accuracy: float | None = None if found is None else float(found["accuracy"])

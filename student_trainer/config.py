@@ -139,11 +139,12 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _rollouts_end_with_checkpoints(self) -> TrainConfig:
         shared = self.batch.steps_per_rollout
-        for name, steps in (("steps", self.steps), ("checkpoint.every", self.checkpoint.every)):
+        named = {"steps": self.steps, "checkpoint.every": self.checkpoint.every}
+        for name, steps in (named | {"eval.every": self.eval.every}).items():
             if steps % shared:
                 raise ValueError(
-                    f"{name} {steps} is no multiple of batch.steps_per_rollout {shared}: a run could not go on exactly "
-                    "from there"
+                    f"{name} {steps} is no multiple of batch.steps_per_rollout {shared}: a run could not pause there, "
+                    "and go on exactly"
                 )
         return self
 

@@ -16,9 +16,6 @@ class Geometry:
         """`products`: of each pair once, and of each with itself."""
         self._products = dict(products)
 
-    def __contains__(self, name: str) -> bool:
-        return (name, name) in self._products
-
     def product(self, a: str, b: str) -> float:
         """<g_a, g_b>"""
         found = self._products.get((a, b))

@@ -169,7 +169,7 @@ class Learner:
     def _microbatches(
         self, batch: Sequence[ScoredRollout], thresholds: tuple[Tensor, Tensor]
     ) -> list[Microbatch]:
-        """All ranks make as many; one that has fewer repeats its first with no weight, to keep step with the others."""
+        """Where weights are sharded all ranks make as many: one that has fewer repeats its first with no weight."""
         size, averaging = self._config.batch.microbatch, self._config.objective.averaging
         lengths = torch.tensor([one.length for one in batch])
         responses, tokens = self._world.sums([len(batch), int(lengths.sum())])
@@ -185,7 +185,7 @@ class Learner:
             )
             for first in range(0, len(batch), size)
         ]
-        missing = self._world.most(len(made)) - len(made)
+        missing = self._world.most(len(made)) - len(made) if self._world.sharded else 0
         return made + [made[0].weightless()] * missing
 
     def _summary(

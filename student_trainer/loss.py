@@ -175,12 +175,6 @@ class Objective:
         }
         return {name: part for name, part in named.items() if part is not None}
 
-    def per_token(self, terms: Terms, gamma: float, lambda_: float) -> Tensor:
-        """[R]"""
-        weights = {"standard": 1.0, "steering": gamma, "preservation": lambda_}
-        values = [weights[name] * part.per_token(terms) for name, part in self.parts.items()]
-        return torch.stack(values).sum(0)
-
 
 _KEPT_LANGUAGE = Part("language", "preserved")
 

@@ -50,8 +50,8 @@ class ObjectiveConfig(Settings):
     averaging: Literal["response", "token"] = "response"
     """Over a response's tokens and then over the responses, or over all tokens alike."""
     eta: float | Literal["auto", "dynamic"] = "auto"
-    """Scale of the loss: a number; "auto": measured over the first `eta_steps` and then frozen; "dynamic": measured in
-    every step. Objectives that do not steer have eta 1."""
+    """Scale of the loss: a number; "auto": measured over the first `eta_steps` and then frozen, or with gamma "auto"
+    whenever gamma is; "dynamic": measured in every step. Objectives that do not steer have eta 1."""
     eta_steps: int = Field(default=5, ge=1)
     """Steps over which "auto" measures."""
     detach_target: bool = True
@@ -69,6 +69,11 @@ class ObjectiveConfig(Settings):
         if self.low_quantile > self.quantile:
             raise ValueError(
                 f"low_quantile {self.low_quantile} is above quantile {self.quantile}; put the lower one first"
+            )
+        if self.name == "language-steering" and self.lambda_ == "auto":
+            raise ValueError(
+                'lambda "auto" holds the language loss down, which is not what "language-steering" preserves; give a '
+                "number"
             )
         if self.prior != "student" and not self.detach_target:
             raise ValueError(

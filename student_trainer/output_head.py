@@ -36,7 +36,7 @@ class OutputHead:
         assert not self.into_grad or self.weight.is_leaf, "only a leaf keeps its gradient"
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, D] -> [R, V] in plain autograd, for samplers and references."""
+        """[R, D] -> [R, V] in plain autograd: what the chunks are held to."""
         with torch.autocast(hidden.device.type, enabled=False):
             states = wide(hidden)
             weight = self.weight[: self.vocab_size].to(states.dtype)

@@ -4,9 +4,9 @@
     max_lag 1    sample 0 | train 0 | train 1 | ...
                           | sample 1 | sample 2 | ...
 
-The teacher works beside both, since answers go to it as they are finished. At lag 1 a batch is always sampled from the
-weights that are exactly one batch older than those it trains, never from whichever happen to be there: the same run
-gives the same numbers, however fast its stages are.
+The teacher works beside both, since answers go to it as they are finished. At lag 1 a batch is sampled from weights
+that are exactly one batch older than those it trains, or after a pause from those themselves; never from whichever are
+there by chance: the same run gives the same numbers, however fast its stages are.
 """
 
 from __future__ import annotations

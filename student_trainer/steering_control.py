@@ -18,6 +18,8 @@ SMOOTHING = 0.9
 """How much of the smoothed language loss each step keeps."""
 RATE = 0.1
 """Largest relative change of lambda in a step, as a logarithm."""
+LEAST_SHARE = 0.1
+"""Of where lambda "auto" began; below it no late rise could be answered in time."""
 SLACK = 0.05
 """Relative rise above the best language loss so far that lambda "auto" puts up with."""
 FLOOR = 0.02
@@ -53,6 +55,7 @@ class SteeringControl:
             0.0 if isinstance(config.lambda_, str) or not self._preserves else config.lambda_
         )
         self._etas: list[float] = []
+        self._least = 0.0
         self._smoothed: float | None = None
         self._best = math.inf
         if not self._steers:
@@ -65,11 +68,11 @@ class SteeringControl:
         config = self._config
         if self._auto_lambda and self._lambda == 0:
             return True
-        if self._auto_gamma and (not self._etas or step % config.measure_every == 0):
+        if self._steers and config.eta == "dynamic":
             return True
-        if not self._steers or not isinstance(config.eta, str) or self._auto_gamma:
-            return False
-        return config.eta == "dynamic" or len(self._etas) < config.eta_steps
+        if self._auto_gamma:
+            return not self._etas or step % config.measure_every == 0
+        return self._steers and config.eta == "auto" and len(self._etas) < config.eta_steps
 
     def measured(self, geometry: Geometry) -> None:
         """Take in what a step that measures found."""
@@ -82,6 +85,7 @@ class SteeringControl:
         if self._auto_lambda and self._lambda == 0 and geometry.norm("preservation") > 0:
             first = PRESERVED_SHARE * geometry.norm("standard") / geometry.norm("preservation")
             self._lambda = min(first, config.lambda_max)
+            self._least = LEAST_SHARE * self._lambda
         if self._steers and isinstance(config.eta, str):
             if config.eta == "dynamic" or self._auto_gamma:
                 self._etas.clear()  # of another gamma, or of the step before
@@ -93,7 +97,8 @@ class SteeringControl:
         """Take in the mean language loss of the tokens on which language is preserved, nats, after each step.
 
         lambda "auto": the smoothed loss l is held to the lowest one so far, l_min. lambda grows by at most e^0.1 a step
-        while l is more than 5 % above l_min, and shrinks as slowly while it is less.
+        while l is more than 5 % above l_min, and shrinks as slowly while it is less, to a tenth of where it
+        began at the least.
         """
         if not self._auto_lambda or not math.isfinite(preserved_language):
             return
@@ -102,7 +107,7 @@ class SteeringControl:
         self._best = min(self._best, self._smoothed)
         rise = (self._smoothed - self._best) / (self._best + FLOOR) - SLACK
         factor = math.exp(RATE * min(max(rise / SLACK, -1.0), 1.0))
-        self._lambda = min(self._lambda * factor, self._config.lambda_max)
+        self._lambda = min(max(self._lambda * factor, self._least), self._config.lambda_max)
 
     @property
     def weights(self) -> Weights:
@@ -116,6 +121,7 @@ class SteeringControl:
             "etas": self._etas,
             "gamma": self._gamma,
             "lambda": self._lambda,
+            "least": self._least,
             "smoothed": self._smoothed,
             "best": None if math.isinf(self._best) else self._best,
         }
@@ -124,5 +130,5 @@ class SteeringControl:
         """Go on from `state()`."""
         self._etas = list(state["etas"])
         self._gamma, self._lambda = state["gamma"], state["lambda"]
-        self._smoothed = state["smoothed"]
+        self._least, self._smoothed = state["least"], state["smoothed"]
         self._best = math.inf if state["best"] is None else state["best"]

@@ -95,7 +95,7 @@ class Trainer:
             self._log = self._open_log() if self.world.first else None
             if self._log:
                 opened.callback(self._log.close)
-            self._best = BestCheckpoint(self._folder, self.world)
+            self._best = BestCheckpoint(self._folder, self.world, self.step if last else None)
             self._opened = opened.pop_all()
         self._blind_steps = 0
 

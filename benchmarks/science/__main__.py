@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.science.setting import Setting, candidates, untuned
-from benchmarks.science.table import read_results, table
+from benchmarks.science.table import table
 from benchmarks.science.toy import Run, config, result
 from examples.digits.make_models import make
 from student_trainer.geometry_config import GeometryConfig
@@ -52,19 +52,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING")
-    for task in arguments.tasks:
-        science(task, arguments)
+    results = {task: science(task, arguments) for task in arguments.tasks}
     angles = {
         task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())["angles"]
         for task in arguments.tasks
     }
-    flat = table(read_results(FOLDER / "results", arguments.steps), angles, arguments.steps)
+    flat = table(results, angles, arguments.steps)
     OUT.write_text(json.dumps(flat, indent=2) + "\n")
     print(f"wrote {OUT}")
 
 
-def science(task: str, arguments: argparse.Namespace) -> None:
-    """All runs of a task that are not kept yet."""
+def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Held-out results of a task by objective, one for each seed; runs that are kept are not done again."""
     models = FOLDER / "models" / task
     make(task, "teacher", 0, models / "teacher")
     for seed in range(arguments.seeds):
@@ -89,8 +88,14 @@ def science(task: str, arguments: argparse.Namespace) -> None:
             Run(task, seed, arguments.steps, setting, models, heldout=True)
             for seed, setting in itertools.product(range(arguments.seeds), [None, *chosen.values()])
         ]
-        run_all(final, address, pool)
+        done = run_all(final, address, pool)
         measure_angles(task, models, address)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in final:
+        found.setdefault("initial" if run.setting is None else run.setting.name, []).append(
+            done[run]
+        )
+    return found
 
 
 def measure_angles(task: str, models: Path, address: str) -> None:

@@ -25,6 +25,8 @@ BETTER = (
     ("and more by steering (47.20 against 45.41)", "grpo-vgs-lp", "grpo-standard"),
 )
 """(claim, what is said to be better, than what)"""
+FIXED = ("vgs", "vgs-lp-paper", "vgs-lp")
+"""Entries of the table that steer by the visual term with fixed numbers."""
 
 
 def findings(
@@ -39,6 +41,8 @@ def findings(
         for claim, better, worse in BETTER
         if (entry := _compared(f"{task}: {claim}", objectives, better, worse)) is not None
     ]
+    for task, objectives in accuracies.items():
+        found += _auto(task, objectives)
     for task, runs in results.items():
         found += _drifts(task, runs)
     for task, pairs in angles.items():
@@ -49,7 +53,7 @@ def findings(
 def _compared(claim: str, objectives: Objectives, better: str, worse: str) -> dict[str, str] | None:
     if not objectives.get(better) or not objectives.get(worse):
         return None
-    gains = [100 * (a - b) for a, b in zip(objectives[better], objectives[worse], strict=False)]
+    gains = [100 * (a - b) for a, b in zip(objectives[better], objectives[worse], strict=True)]
     mean = statistics.fmean(gains)
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
     seen = (
@@ -61,6 +65,21 @@ def _compared(claim: str, objectives: Objectives, better: str, worse: str) -> di
     elif mean < -2 * error:
         holds = "no"
     return {"claim": claim, "seen": seen, "holds": holds}
+
+
+def _auto(task: str, objectives: Objectives) -> Iterable[dict[str, str]]:
+    """Ours, not the paper's: no worse than the best fixed pair of gamma and lambda, within one standard error."""
+    fixed = {name: objectives[name] for name in FIXED if objectives.get(name)}
+    if not objectives.get("auto") or not fixed:
+        return
+    best = max(fixed, key=lambda name: statistics.fmean(fixed[name]))
+    gains = [100 * (a - b) for a, b in zip(objectives["auto"], fixed[best], strict=True)]
+    mean = statistics.fmean(gains)
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    claim = f"{task}: gamma and lambda that choose themselves, at standard's rate, are as good as the best fixed ones"
+    seen = f"auto over {best}: {mean:+.1f} points, standard error {error:.1f}, n = {len(gains)}"
+    holds = "unclear" if math.isnan(error) else "yes" if mean >= -error else "no"
+    yield {"claim": claim, "seen": seen, "holds": holds}
 
 
 def _drifts(task: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[dict[str, str]]:

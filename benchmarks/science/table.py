@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.science.findings import Objectives, findings
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Held-out results of a task by the objective's name in the table, one for each seed."""
-
-
-def read_results(folder: Path, steps: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """By task and name, ordered by seed; of runs that were judged on held-out questions."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for path in sorted(folder.glob(f"*_{steps}steps_heldout.json")):
-        figures = json.loads(path.read_text())
-        name = figures.get("name", "initial")
-        found.setdefault(figures["task"], {}).setdefault(name, []).append(figures)
-    for objectives in found.values():
-        for runs in objectives.values():
-            runs.sort(key=lambda figures: figures["seed"])
-    return found
 
 
 def table(

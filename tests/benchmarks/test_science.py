@@ -7,7 +7,7 @@ import pytest
 from benchmarks.science.__main__ import choose
 from benchmarks.science.findings import findings
 from benchmarks.science.setting import candidates, untuned
-from benchmarks.science.table import read_results, table
+from benchmarks.science.table import table
 from benchmarks.science.toy import BATCH, Run, config
 
 
@@ -39,26 +39,23 @@ def test_the_best_on_validation_is_chosen(tmp_path):
     assert choose(grid, tried) == {"vgs": grid["vgs"][1]}
 
 
-def keep(folder, name: str, seed: int, accuracy: float, **more) -> None:
-    figures = {"task": "base", "seed": seed, "greedy_accuracy": accuracy, "sampled_accuracy": 0.5}
-    figures |= {} if name == "initial" else {"name": name, "learning_rate": 1e-3, "gamma": 2.0}
-    path = folder / f"base_{name}_seed{seed}_100steps_heldout.json"
-    path.write_text(json.dumps(figures | more))
+def figures(name: str, seed: int, accuracy: float, **more: float) -> dict:
+    found = {"task": "base", "seed": seed, "greedy_accuracy": accuracy, "sampled_accuracy": 0.5}
+    return found | ({} if name == "initial" else {"name": name, "gamma": 2.0}) | more
 
 
-def test_the_table(tmp_path):
-    for seed, (standard, steered) in enumerate([(0.70, 0.75), (0.60, 0.66), (0.65, 0.69)]):
-        keep(tmp_path, "initial", seed, 0.3)
-        keep(tmp_path, "standard", seed, standard)
-        ends = {"loss/lang_top_first": 0.5, "loss/lang_top_last": 0.2}
-        keep(tmp_path, "vgs-lp", seed, steered, **ends)
-    keep(tmp_path, "vgs", 0, 0.2)
-    (tmp_path / "base_vgs_seed1_50steps_heldout.json").write_text("{}")  # of another length
-    flat = table(read_results(tmp_path, 100), {"base": {"lang_vis": [60.0] * 9 + [92.04]}}, 100)
+def test_the_table():
+    ends = {"loss/lang_top_first": 0.5, "loss/lang_top_last": 0.2}
+    results = {
+        "initial": [figures("initial", seed, 0.3) for seed in range(3)],
+        "standard": [figures("standard", i, a) for i, a in enumerate((0.70, 0.60, 0.65))],
+        "vgs-lp": [figures("vgs-lp", i, a, **ends) for i, a in enumerate((0.75, 0.66, 0.69))],
+        "auto": [figures("auto", i, a) for i, a in enumerate((0.74, 0.66, 0.70))],
+    }
+    flat = table({"base": results}, {"base": {"lang_vis": [60.0] * 9 + [92.04]}}, 100)
     assert flat["seeds"] == 3
     assert flat["tasks.base.objectives.standard.greedy_mean"] == pytest.approx(0.65)
     assert flat["tasks.base.objectives.standard.greedy_std"] == pytest.approx(0.05)
-    assert flat["tasks.base.objectives.vgs.greedy_std"] is None
     assert flat["tasks.base.objectives.vgs-lp.gamma"] == 2.0
     assert "tasks.base.objectives.initial.gamma" not in flat
     assert flat["angles.lang_vis"][9] == 92.0
@@ -68,6 +65,8 @@ def test_the_table(tmp_path):
     assert (
         held["base: language and visual gradients: 60 degrees in decile 0, 92 in decile 9"] == "yes"
     )
+    (auto,) = (holds for claim, holds in held.items() if "choose themselves" in claim)
+    assert auto == "yes"
     json.dumps(flat)
 
 

@@ -31,7 +31,7 @@ def kept(folder: Path) -> torch.Tensor:
 
 
 def test_only_what_is_better_than_all_before_is_kept(student: Student, tmp_path: Path):
-    best = BestCheckpoint(tmp_path, ALONE)
+    best = BestCheckpoint(tmp_path, ALONE, 99)
     assert read_best(tmp_path) is None
     found = {}
     for step, accuracy in ((0, 0.25), (10, 0.5), (20, 0.5), (30, 0.375)):
@@ -43,7 +43,7 @@ def test_only_what_is_better_than_all_before_is_kept(student: Student, tmp_path:
 
 
 def test_it_is_an_ordinary_folder(student: Student, tmp_path: Path):
-    BestCheckpoint(tmp_path, ALONE).offer(1, 0.5, student)
+    BestCheckpoint(tmp_path, ALONE, 99).offer(1, 0.5, student)
     AutoProcessor.from_pretrained(tmp_path / "best")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "best")
     ours = student.model.state_dict()
@@ -51,21 +51,31 @@ def test_it_is_an_ordinary_folder(student: Student, tmp_path: Path):
 
 
 def test_a_resumed_run_knows_the_best_so_far(student: Student, tmp_path: Path):
-    BestCheckpoint(tmp_path, ALONE).offer(10, 0.5, student)
-    again = BestCheckpoint(tmp_path, ALONE)
+    BestCheckpoint(tmp_path, ALONE, 99).offer(10, 0.5, student)
+    again = BestCheckpoint(tmp_path, ALONE, 99)
     assert not again.offer(20, 0.5, student)
     assert again.offer(30, 0.75, student)
     assert read_best(tmp_path) == {"step": 30, "accuracy": 0.75}
 
 
+@pytest.mark.parametrize("step", [None, 9])
+def test_the_best_of_another_run_or_of_later_steps_is_removed(
+    step: int | None, student: Student, tmp_path: Path
+):
+    BestCheckpoint(tmp_path, ALONE, 99).offer(10, 0.5, student)
+    again = BestCheckpoint(tmp_path, ALONE, step)
+    assert again.accuracy is None
+    assert read_best(tmp_path) is None
+
+
 def test_a_run_that_ends_while_it_saves_loses_nothing(student: Student, tmp_path: Path):
-    BestCheckpoint(tmp_path, ALONE).offer(10, 0.5, student)
+    BestCheckpoint(tmp_path, ALONE, 99).offer(10, 0.5, student)
     partial = tmp_path / ".best.partial"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
     assert read_best(tmp_path) == {"step": 10, "accuracy": 0.5}
     (tmp_path / "best").rename(tmp_path / ".best.aside")  # it ended between the two moves
-    again = BestCheckpoint(tmp_path, ALONE)
+    again = BestCheckpoint(tmp_path, ALONE, 99)
     assert again.accuracy == 0.5
     assert again.offer(20, 0.75, student)
     assert read_best(tmp_path) == {"step": 20, "accuracy": 0.75}

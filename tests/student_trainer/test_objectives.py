@@ -20,11 +20,12 @@ from student_trainer.loss import (
     weighted_sum,
 )
 from student_trainer.objective_config import ObjectiveConfig
+from student_trainer.steering_control import SteeringControl
 from student_trainer.vds_thresholds import VdsThresholds, quantile
 
 LENGTHS = [3, 1, 5, 2]
 ROWS, VOCABULARY = sum(LENGTHS), 7
-GAMMA, LAMBDA = 1.7, 0.3
+GAMMA, LAMBDA, ETA = 1.7, 0.3, 0.6
 
 
 def drawn(seed: int) -> Tensor:
@@ -62,7 +63,8 @@ def expected(name: str, mm: Tensor, text: Tensor, averaging: str, detached: bool
                 "language-steering": std + GAMMA * lang + LAMBDA * top * text_vis,
             }[name]
             share = 1 / ROWS if averaging == "token" else 1 / (length * len(LENGTHS))
-            total = total + share * token
+            eta = 1.0 if name in ("standard", "standard-lp") else ETA  # Eq. 15 is about steering
+            total = total + share * eta * token
     return total
 
 
@@ -82,7 +84,14 @@ def ours(name: str, mm: Tensor, text: Tensor, averaging: str, detached: bool) ->
         visual(student_mm, target, mask),
         visual(student_text, target, mask),
     )
-    per_token = OBJECTIVES[name].per_token(terms, GAMMA, LAMBDA)
+    config = ObjectiveConfig.model_validate(
+        {"name": name, "gamma": GAMMA, "lambda": LAMBDA, "eta": ETA}
+    )
+    weights = SteeringControl(config).weights.of_parts()  # as the learner has them
+    parts = OBJECTIVES[name].parts
+    per_token = torch.stack([weights[n] * part.per_token(terms) for n, part in parts.items()]).sum(
+        0
+    )
     lengths = torch.tensor(LENGTHS)
     if averaging == "token":
         return weighted_sum(per_token, token_weights(lengths, ROWS))

@@ -164,9 +164,24 @@ def test_lambda_falls_while_language_gets_better() -> None:
     steering = control(eta=1.0, **{"lambda": "auto"})
     steering.measured(geometry([1.0, 0.0], [0.0, 1.0], preservation=[1.0, 0.0]))
     before = steering.weights.lambda_
-    for step in range(50):
+    for step in range(150):
         steering.observed(2.0 * 0.95**step)
-    assert 0 < steering.weights.lambda_ < before / 10
+    assert steering.weights.lambda_ == pytest.approx(before / 10), "but no further"
+    low = 2.0 * 0.95**150
+    for step in range(60):  # a rise as late as that is answered
+        steering.observed(low + 0.005 * step)
+    assert steering.weights.lambda_ > 2 * before
+
+
+def test_dynamic_eta_is_measured_in_every_step_with_auto_gamma_too() -> None:
+    steering = control(gamma="auto", eta="dynamic", measure_every=4)
+    steering.measured(geometry([0.0, 3.0], [1.0, 0.0]))
+    assert [step for step in range(6) if steering.measures(step)] == list(range(6))
+
+
+def test_auto_lambda_is_refused_where_something_else_is_preserved() -> None:
+    with pytest.raises(ValueError, match=r"not what .language-steering. preserves"):
+        control(name="language-steering", **{"lambda": "auto"})
 
 
 def test_state_goes_on() -> None:

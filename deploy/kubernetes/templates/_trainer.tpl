@@ -36,6 +36,9 @@
 - --teacher.plaintext-token
 {{- end }}
 {{- if $trainer.rollouts.gpus }}
+{{- if gt (int $trainer.gpus) 1 }}
+{{- fail "trainers: a rollout server serves one process; give gpus: 1 beside rollouts.gpus, or sample without one" }}
+{{- end }}
 - --sampler.kind
 - vllm
 - --sampler.address=127.0.0.1:50061
