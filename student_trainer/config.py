@@ -127,6 +127,11 @@ class TrainConfig(Settings):
     trace: bool = False
     """Write trace-<rank>.json, which ui.perfetto.dev shows: what sampler, teacher and learner did when."""
 
+    @property
+    def rewards(self) -> GrpoConfig | None:
+        """How rewards are followed; None where they are not. The objective "grpo" needs no table to say so."""
+        return self.grpo or (GrpoConfig() if self.objective.name == "grpo" else None)
+
     @model_validator(mode="after")
     def _rows_name_their_teacher(self) -> TrainConfig:
         if bool(self.teacher.named) != (self.data.teacher_column is not None):
@@ -150,7 +155,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _rewards_have_groups(self) -> TrainConfig:
-        if (self.grpo or self.objective.name == "grpo") and self.batch.responses_per_prompt < 2:
+        if self.rewards and self.batch.responses_per_prompt < 2:
             raise ValueError(
                 "batch.responses_per_prompt is 1, and GRPO compares a prompt's answers with each other: give at least 2"
             )

@@ -16,7 +16,6 @@ from torch import Tensor
 from student_trainer.config import TrainConfig
 from student_trainer.geometry import Geometry, steered_norm
 from student_trainer.gradient_parts import GradientParts, gradient_of
-from student_trainer.grpo_config import GrpoConfig
 from student_trainer.loss import (
     OBJECTIVES,
     Part,
@@ -53,7 +52,7 @@ class Learner:
         objective = config.objective
         row = OBJECTIVES.get(objective.name)
         self._parts = {} if row is None else row.parts
-        grpo = config.grpo or (GrpoConfig() if row is None else None)
+        grpo = config.rewards
         self._clip = None if grpo is None else Clip(grpo.clip_low, grpo.clip_high)
         self._alpha = 0.0 if row is None else 1.0 if grpo is None else grpo.alpha
         self._terms = StudentTerms(
@@ -106,9 +105,10 @@ class Learner:
         microbatches = self._microbatches(batch, thresholds)
         measures = self.control.measures(step)
         metrics: dict[str, float] = {}
+        angles: dict[str, float] = {}
         every = self._config.geometry_every
         if every and step % every == 0 and self._parts:
-            metrics |= self.geometry(microbatches)
+            angles = self.geometry(microbatches)
         if measures:
             apart = self.parts(microbatches, self._parts, self._clip, metrics)
             self.control.measured(apart.geometry(self._world))
@@ -116,7 +116,7 @@ class Learner:
         else:
             self._backward(microbatches, metrics)
             self._world.add_gradients([gradient_of(p) for p in self._parameters])
-        return self._summary(metrics, vds, thresholds)
+        return self._summary(metrics, vds, thresholds) | angles
 
     def parts(
         self,
@@ -193,9 +193,7 @@ class Learner:
     ) -> dict[str, float]:
         """Sums over the ranks, and what is made of them."""
         names = sorted(metrics)
-        kept = {name: value for name, value in metrics.items() if name.startswith("geometry/")}
-        summed = dict(zip(names, self._world.sums([metrics[n] for n in names]), strict=True))
-        metrics = summed | kept
+        metrics = dict(zip(names, self._world.sums([metrics[n] for n in names]), strict=True))
         share, weights = metrics.pop("weight/preserved"), self._weights()
         found = {n: metrics.pop(f"part/{n}") for n in weights if f"part/{n}" in metrics}
         metrics["loss/total"] = sum(weights[name] * value for name, value in found.items())

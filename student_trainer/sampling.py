@@ -52,8 +52,9 @@ def make_sampler(
         own = config.sampler.model_copy(update={"address": address})
         return VllmSampler(student, own, vocab_size, builder)
     apart = config.max_lag > 0 or world.sharded
-    rewarded = config.grpo is not None or config.objective.name == "grpo"
-    return TransformersSampler(student, config.sampler, vocab_size, apart, rewarded)
+    return TransformersSampler(
+        student, config.sampler, vocab_size, apart, logprobs=config.rewards is not None
+    )
 
 
 def _own_address(addresses: str, world: World) -> str:

@@ -18,7 +18,6 @@ from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
 from student_trainer.errors import RankFailed, TeacherGone, TooManyDropped
 from student_trainer.evaluate import Evaluation, evaluate
-from student_trainer.grpo_config import GrpoConfig
 from student_trainer.learner import Learner
 from student_trainer.metrics import MetricsLog
 from student_trainer.pipeline import Pipeline
@@ -133,8 +132,7 @@ class Trainer:
         return opened.enter_context(teachers)
 
     def _reward_stage(self) -> RewardStage | None:
-        alone = GrpoConfig() if self._config.objective.name == "grpo" else None
-        config = self._config.grpo or alone
+        config = self._config.rewards
         return None if config is None else RewardStage(config, self.student.processor.tokenizer)
 
     def __enter__(self) -> Trainer:
@@ -227,9 +225,8 @@ class Trainer:
         """What this step and those that share its rollouts train on."""
         config = self._config
         after = self.step + config.batch.steps_per_rollout
-        pauses = self._pauses(after, config.checkpoint.every) or (
-            config.eval.every and after % config.eval.every == 0
-        )
+        rests = (config.checkpoint.every, config.eval.every)
+        pauses = any(self._pauses(after, every) for every in rests)
         failure: Exception | None = None
         sampled, waiting = SampledBatch(index), 0
         parts: list[list[ScoredRollout]] = []
