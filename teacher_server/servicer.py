@@ -162,4 +162,9 @@ def _stream_name(context: grpc.aio.ServicerContext) -> str:
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: TeacherError) -> None:
-    await context.abort(CODES[type(error)], error.message)
+    try:
+        await context.abort(CODES[type(error)], error.message)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as gone:  # with the caller: see `_write`
+        raise asyncio.CancelledError from gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import signal
@@ -155,25 +156,43 @@ async def test_sigterm_under_load_loses_nothing(qwen: Path, tmp_path: Path):
             assert await asyncio.to_thread(process.process.wait, 15) == 0
 
 
+@contextlib.asynccontextmanager
+async def not_reading(address: str, caplog) -> AsyncIterator[grpc.aio.StreamStreamCall]:
+    """A caller who asks for more than a stream's buffers hold, and reads nothing, until the server has ended it."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = TeacherStub(channel).Score()
+        await call.write(pb.ClientMessage(put_prompt=prompt_to_proto(prompt(0), 1)))
+        for number in range(1, 120):
+            await call.write(pb.ClientMessage(score=score_message(number, [50] * 400, k=90)))
+        async with TeacherClient(address) as polite:
+            put = await polite.put_prompt(prompt(1))
+            assert len((await polite.score(put, item(1))).response_ids)
+        async with asyncio.timeout(20):
+            while "code=RESOURCE_EXHAUSTED" not in caplog.text:
+                await asyncio.sleep(0.05)
+        yield call
+
+
 async def test_who_does_not_read_is_ended_and_nobody_waits_for_it(qwen: Path, caplog):
     caplog.set_level(logging.INFO)
     server = {"write_timeout_s": 1.0}
     with serving(qwen, server=server) as address:
-        async with grpc.aio.insecure_channel(address) as channel:
-            call = TeacherStub(channel).Score()
-            await call.write(pb.ClientMessage(put_prompt=prompt_to_proto(prompt(0), 1)))
-            for number in range(1, 120):
-                request = score_message(number, [50] * 400, k=90)
-                await call.write(pb.ClientMessage(score=request))
-            async with TeacherClient(address) as polite:
-                put = await polite.put_prompt(prompt(1))
-                assert len((await polite.score(put, item(1))).response_ids)
-            async with asyncio.timeout(20):  # without reading
-                while "code=RESOURCE_EXHAUSTED open=0" not in caplog.text:
-                    await asyncio.sleep(0.05)
+        async with not_reading(address, caplog) as call:
             code, details = await ending(call)
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "nothing was read for 1 s" in details
+
+
+async def test_who_leaves_without_having_read_its_status_is_no_error(qwen: Path, caplog):
+    caplog.set_level(logging.INFO)
+    server = {"write_timeout_s": 1.0}
+    with serving(qwen, server=server) as address:
+        async with not_reading(address, caplog):
+            pass  # the status is still on its way
+        async with TeacherClient(address) as later:
+            put = await later.put_prompt(prompt(1))
+            assert len((await later.score(put, item(1))).response_ids)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def ending(call) -> tuple[grpc.StatusCode, str]:
