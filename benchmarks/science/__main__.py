@@ -14,11 +14,13 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from benchmarks.science.page import page
 from benchmarks.science.setting import Setting, candidates, untuned
 from benchmarks.science.table import table
 from benchmarks.science.toy import Run, config, result
@@ -31,6 +33,7 @@ from student_trainer.train import train
 
 FOLDER = Path("runs/science")
 OUT = Path("benchmarks/results/science.json")
+PAGE = FOLDER / "report.html"
 ANGLES_STEPS, ANGLES_RATE = 20, 5e-4
 TASKS = ("base", "chatty")
 TEACHER = """model = "{model}"
@@ -52,14 +55,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the teacher ends with us
     results = {task: science(task, arguments) for task in arguments.tasks}
-    angles = {
-        task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())["angles"]
+    geometry = {
+        task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())
         for task in arguments.tasks
     }
+    angles = {task: found["angles"] for task, found in geometry.items()}
     flat = table(results, angles, arguments.steps)
     OUT.write_text(json.dumps(flat, indent=2) + "\n")
-    print(f"wrote {OUT}")
+    PAGE.write_text(page(results, flat, geometry), encoding="utf-8")
+    print(f"wrote {OUT} and {PAGE}")
 
 
 def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -72,9 +78,8 @@ def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
     settings.write_text(TEACHER.format(model=models / "teacher", task=task))
     with contextlib.ExitStack() as opened:
         address = opened.enter_context(teacher_process(settings, FOLDER / task))
-        pool = opened.enter_context(
-            ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"))
-        )
+        pool = ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"))
+        opened.callback(pool.shutdown, cancel_futures=True)
         grid = {n: s for n, s in candidates().items() if n in (arguments.names or candidates())}
         tried = [
             Run(task, 0, arguments.steps, setting, models, heldout=False)

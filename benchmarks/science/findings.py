@@ -32,7 +32,7 @@ FIXED = ("vgs", "vgs-lp-paper", "vgs-lp")
 def findings(
     accuracies: Mapping[str, Objectives],
     results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
-    angles: Mapping[str, Mapping[str, Sequence[float]]],
+    angles: Mapping[str, Mapping[str, Sequence[float | None]]],
 ) -> list[dict[str, str]]:
     """One entry for each claim and task: claim, seen, holds."""
     found = [
@@ -102,11 +102,15 @@ def _drifts(task: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Itera
         yield {"claim": f"{task}: {claim}", "seen": seen, "holds": holds}
 
 
-def _angles(task: str, angles: Mapping[str, Sequence[float]]) -> Iterable[dict[str, str]]:
+def _angles(task: str, angles: Mapping[str, Sequence[float | None]]) -> Iterable[dict[str, str]]:
     """Fig. 3."""
     values = angles.get("lang_vis")
     if values:
-        seen = f"{values[0]:.0f} in decile 0, {values[-1]:.0f} in decile 9"
-        holds = "yes" if values[-1] > 80 and values[-1] > values[0] else "no"
+        first, last = values[0], values[-1]
+        shown = ["no angle" if angle is None else f"{angle:.0f}" for angle in (first, last)]
+        seen = f"{shown[0]} in decile 0, {shown[1]} in decile 9"
+        holds = "unclear"
+        if first is not None and last is not None:
+            holds = "yes" if last > 80 and last > first else "no"
         claim = f"{task}: language and visual gradients: 60 degrees in decile 0, 92 in decile 9"
         yield {"claim": claim, "seen": seen, "holds": holds}

@@ -12,6 +12,8 @@ GROUP = 8
 """Answers to a question where rewards are compared; a step has as many answers with and without."""
 RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
 TWO_RATES = (2.5e-4, 5e-4)
+REWARD_RATES = (1.5e-5, 3e-5, 6e-5, 1.25e-4)
+"""Of rewards alone: their gradient is noise for the most part, and at higher rates it undoes the student."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class Setting:
 def candidates() -> dict[str, list[Setting]]:
     """By name in the table, what each may choose from on the validation questions: four settings each."""
 
-    def rates(name: str, objective: str, **fixed: Any) -> list[Setting]:
-        return [Setting(name, objective, rate, **fixed) for rate in RATES]
+    def rates(
+        name: str, objective: str, tried: Sequence[float] = RATES, **fixed: Any
+    ) -> list[Setting]:
+        return [Setting(name, objective, rate, **fixed) for rate in tried]
 
     def grid(
         name: str, objective: str, pairs: Sequence[tuple[float, float]], **fixed: Any
@@ -81,7 +85,7 @@ def candidates() -> dict[str, list[Setting]]:
         "language-steering": grid(
             "language-steering", "language-steering", ((0.5, 0.01), (2.0, 0.01))
         ),
-        "grpo": rates("grpo", "grpo"),
+        "grpo": rates("grpo", "grpo", REWARD_RATES),
         "grpo-standard": rates("grpo-standard", "standard", alpha=0.3),
         "grpo-vgs-lp": grid("grpo-vgs-lp", "vgs-lp", steered, alpha=0.3),
     }

@@ -18,7 +18,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def table(
     results: Mapping[str, Results],
-    angles: Mapping[str, Mapping[str, Sequence[float]]],
+    angles: Mapping[str, Mapping[str, Sequence[float | None]]],
     steps: int,
 ) -> dict[str, Any]:
     """The flat file: keys with dots for what is nested. `angles` by task and pair, with the plain keys for "base"."""

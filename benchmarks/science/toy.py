@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ DATA = Path("examples/digits/data")
 BATCH = 32
 """Answers in an optimizer step."""
 MAX_NEW_TOKENS = {"base": 25, "chatty": 40}
+CANDIDATES = {"base": 8, "chatty": 16}
+"""Of the student's own ids in the support: more where there are more ways to say the same."""
 SAMPLES = 2
 """Answers to each held-out question at temperature 1."""
 
@@ -44,9 +45,14 @@ class Run:
     @property
     def key(self) -> str:
         """Name of the file that keeps its results."""
-        what = "initial" if self.setting is None else self.setting.key
         split = "heldout" if self.heldout else "validation"
-        return f"{self.task}_{what}_seed{self.seed}_{self.steps}steps_{split}"
+        return f"{self.training}_{split}"
+
+    @property
+    def training(self) -> str:
+        """Name of the training run's folder, whatever it is judged on."""
+        what = "initial" if self.setting is None else self.setting.key
+        return f"{self.task}_{what}_seed{self.seed}_{self.steps}steps"
 
 
 def result(run: Run, address: str, folder: Path) -> dict[str, Any]:
@@ -55,8 +61,7 @@ def result(run: Run, address: str, folder: Path) -> dict[str, Any]:
     if kept.exists():
         return json.loads(kept.read_text())
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as run_dir:
-        figures = _trained(run, address, Path(run_dir))
+    figures = _judged(run, address, folder.parent / "students" / run.training)
     about = {} if run.setting is None else asdict(run.setting)
     figures |= about | {"task": run.task, "seed": run.seed, "steps": run.steps}
     figures["seconds"] = round(time.monotonic() - started_s, 1)
@@ -82,17 +87,22 @@ def config(run: Run, address: str, run_dir: Path) -> TrainConfig:
                 "train": str(DATA / "train.parquet"),
                 "validation": str(DATA / "validation.parquet"),
             },
-            "sampler": {"max_new_tokens": MAX_NEW_TOKENS[run.task], "candidates": 8},
+            "sampler": {
+                "max_new_tokens": MAX_NEW_TOKENS[run.task],
+                "candidates": CANDIDATES[run.task],
+            },
             "teacher": {"address": address, "k": 8},
             "optimizer": {"lr": setting.learning_rate, "betas": [0.9, 0.95]},
-            "checkpoint": {"every": 0},
+            "checkpoint": {"every": 0, "keep": 1},
+            "resume": True,
             "trackers": [],
         }
         | setting.overrides(BATCH)
     )
 
 
-def _trained(run: Run, address: str, run_dir: Path) -> dict[str, Any]:
+def _judged(run: Run, address: str, run_dir: Path) -> dict[str, Any]:
+    """Trained first, where `run_dir` does not hold the trained student."""
     settings = config(run, address, run_dir)
     with Trainer(settings) as trainer:
         _remember_prompts(trainer, run.task)

@@ -6,9 +6,11 @@ import pytest
 
 from benchmarks.science.__main__ import choose
 from benchmarks.science.findings import findings
+from benchmarks.science.page import page
 from benchmarks.science.setting import candidates, untuned
 from benchmarks.science.table import table
 from benchmarks.science.toy import BATCH, Run, config
+from tests.parsed_page import parse
 
 
 @pytest.mark.parametrize("task", ["base", "chatty"])
@@ -78,3 +80,20 @@ def test_a_claim_is_judged_by_paired_differences(gains, holds):
     steered = [0.5 + gain / 100 for gain in gains]
     (entry,) = findings({"base": {"standard": standard, "vgs-lp": steered}}, {}, {})
     assert entry["holds"] == holds
+
+
+def test_the_page():
+    measured = {"step": 20, "tokens": 900, "angles": {"lang_vis": [None, *[60.0] * 8, 92.0]}}
+    results = {
+        "initial": [figures("initial", seed, 0.3) for seed in range(2)],
+        "vgs-lp": [figures("vgs-lp", seed, 0.75 + seed / 10) for seed in range(2)],
+    }
+    found = page(
+        {"base": results},
+        table({"base": results}, {"base": measured["angles"]}, 100),
+        {"base": measured},
+    )
+    assert "Language to visual" in parse(found).text
+    assert "vgs-lp, greedy, seed 1: 85.0%" in found
+    assert '<th scope="row">vgs-lp</th><td>80.0 ± 7.1</td><td>50.0 ± 0.0</td>' in found
+    assert "$" not in found

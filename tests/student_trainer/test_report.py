@@ -1,6 +1,5 @@
 import math
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
@@ -9,45 +8,12 @@ from student_trainer.report import render_report
 from student_trainer.report_chart import DEGREES, Mark, Series, colour, line_figure
 from student_trainer.report_example import AnswerExample
 from student_trainer.report_ticks import compact, nice_ticks, tick_label
+from tests.parsed_page import parse
 
 EVIL = '<script>alert("1")</script>'
 PNG_32_BY_16 = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (32).to_bytes(4, "big") + (16).to_bytes(4, "big")
 )
-VOID = {"br", "img", "link", "meta"}
-
-
-class Balance(HTMLParser):
-    """Checks that every tag that opens is closed, in order, and collects attributes and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def parse(html: str) -> Balance:
-    parser = Balance()
-    parser.feed(html)
-    parser.close()
-    assert parser.open == []
-    return parser
 
 
 def curve(steps: int, **values: float) -> list[dict[str, float]]:

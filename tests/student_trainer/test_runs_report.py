@@ -8,7 +8,7 @@ import pytest
 from student_trainer.cli import main
 from student_trainer.report_config import ReportConfig
 from student_trainer.runs_report import run_names, runs_report
-from tests.student_trainer.test_report import parse
+from tests.parsed_page import parse
 
 
 def make_run(
