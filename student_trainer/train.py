@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +11,12 @@ from tqdm import tqdm
 
 from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
+from student_trainer.batches import Batches
 from student_trainer.best_checkpoint import BestCheckpoint, point_to_last
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
-from student_trainer.errors import RankFailed, TeacherGone, TooManyDropped
+from student_trainer.errors import TeacherGone, TooManyDropped
 from student_trainer.evaluate import Evaluation, evaluate
 from student_trainer.learner import Learner
 from student_trainer.metrics import MetricsLog
@@ -24,7 +24,7 @@ from student_trainer.pipeline import Pipeline
 from student_trainer.prior import Prior
 from student_trainer.prompting import PromptBuilder
 from student_trainer.reward_stage import RewardStage
-from student_trainer.rollout_stage import RolloutStage, SampledBatch
+from student_trainer.rollout_stage import RolloutStage
 from student_trainer.run_config import refuse_changes, write_config
 from student_trainer.sampling import make_sampler
 from student_trainer.scored_rollout import ScoredRollout
@@ -83,11 +83,12 @@ class Trainer:
                 config, self.data, self.builder, self.sampler, self.teachers, min(known), self.world,
                 self.clock,
             )  # fmt: skip
-            self._pipeline = opened.enter_context(
+            pipeline = opened.enter_context(
                 Pipeline(self.stage.sample, lambda: self.stage.publish(self.step), config.max_lag)
             )
-            self._rewards = self._reward_stage()
-            self._parts: list[list[ScoredRollout]] = []
+            self._batches = Batches(
+                config, pipeline, self.stage, self._reward_stage(), self.teachers, self.world, self.clock
+            )  # fmt: skip
             infos = self.teachers.infos if self.teachers else []
             if self.world.first:
                 write_config(config, infos, self.builder.processor_fingerprint)
@@ -209,85 +210,13 @@ class Trainer:
 
     def next_batch(self) -> tuple[list[ScoredRollout], dict[str, float]]:
         """Scored responses of this rank for the present step, and metrics over all ranks."""
-        shared = self._config.batch.steps_per_rollout
-        metrics: dict[str, float] = {}
-        if self.step % shared == 0:
-            self._parts, metrics = self._next_parts(self.step // shared)
-        part = self._parts[self.step % shared]
-        if self._rewards is not None:
-            part, sums = self._rewards.judge(part)
-            names = list(sums)
-            responses, *totals = self.world.sums([len(part), *(sums[name] for name in names)])
-            metrics |= {n: t / responses for n, t in zip(names, totals, strict=True)}
-        return part, metrics
+        pauses = self._pauses_within(self._config.batch.steps_per_rollout)
+        return self._batches.take(self.step, may_sample_next=not pauses)
 
-    def _next_parts(self, index: int) -> tuple[list[list[ScoredRollout]], dict[str, float]]:
-        """What this step and those that share its rollouts train on."""
-        config = self._config
-        after = self.step + config.batch.steps_per_rollout
-        rests = (config.checkpoint.every, config.eval.every)
-        pauses = any(self._pauses(after, every) for every in rests)
-        failure: Exception | None = None
-        sampled, waiting = SampledBatch(index), 0
-        parts: list[list[ScoredRollout]] = []
-        try:
-            with self.clock.time("sampler_wait", "waiting", batch=index):
-                sampled = self._pipeline.take(index, may_sample_next=not pauses)
-            waiting = sampled.waiting
-            parts = self.stage.collect(sampled, self.step)
-        except Exception as error:
-            failure = error
-        leave_together(failure, self.world)
-        self._refuse_many_lost(sampled, parts)
-        return parts, self._rollout_metrics(sampled, parts) | {
-            "queue/unscored": float(waiting),
-            "queue/sampled_ahead": float(self._pipeline.ahead),
-        }
-
-    def _refuse_many_lost(
-        self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
-    ) -> None:
-        dropped = sum(sampled.lost.values())
-        empty = not all(parts)
-        dropped, kept, empty = self.world.sums([dropped, sum(map(len, parts)), empty])
-        share = self._config.teacher.max_dropped_share
-        if dropped > share * (kept + dropped) or empty:
-            raise TooManyDropped(
-                f"{dropped:g} of {kept + dropped:g} responses for step {self.step} are lost (here: "
-                f"{dict(sampled.lost)}); teacher.max_dropped_share allows {share:g}, and each step and rank needs one"
-            )
-
-    def _rollout_metrics(
-        self, sampled: SampledBatch, parts: Sequence[Sequence[ScoredRollout]]
-    ) -> dict[str, float]:
-        rollouts = list(sampled.rollouts.values())
-        scored = [one.scores for part in parts for one in part if one.scores is not None]
-        responses, tokens, finished, dropped, stale, ids, rows = self.world.sums(
-            [
-                len(rollouts),
-                sum(len(rollout.response_ids) for rollout in rollouts),
-                sum(rollout.finished for rollout in rollouts),
-                sum(sampled.lost.values()),
-                sampled.lost["stale"],
-                sum(len(scores.support_ids) for scores in scored),
-                sum(scores.rows for scores in scored),
-            ]
-        )
-        metrics = {
-            "rollout/tokens": tokens,
-            "rollout/length_mean": tokens / responses,
-            "rollout/finished_share": finished / responses,
-            "rollout/dropped": dropped,
-            "rollout/stale": stale,
-            "rollout/lag": float(self.step - min(r.policy_step for r in rollouts)),
-        }
-        if self.teachers is None:
-            return metrics
-        return metrics | {
-            "support/ids_mean": ids / rows,
-            "wire/bytes_per_token": self.teachers.bytes_per_token,
-            "wire/cache_hits": float(self.teachers.cache_hits),
-        }
+    def _pauses_within(self, steps: int) -> bool:
+        """Whether a checkpoint or an evaluation comes after just so many more steps."""
+        rests = (self._config.checkpoint.every, self._config.eval.every)
+        return any(self._pauses(self.step + steps, every) for every in rests)
 
     def _validate_and_keep(self) -> float:
         """Accuracy now; the student is kept where it was never higher."""
@@ -326,18 +255,6 @@ class Trainer:
                 "pictures, and steering falls back to standard distillation; are the images in the prompts?",
                 BLIND_VDS,
             )
-
-
-def leave_together(failure: Exception | None, world: World) -> None:
-    """Raise on all ranks if one has failed: alone it would leave the others waiting for it."""
-    own = failure is not None and not isinstance(failure, TeacherError)
-    failed, broken = world.sums([failure is not None, own])
-    if failure is not None and (own or not broken):
-        raise failure
-    if broken:
-        raise RankFailed("another rank failed; its log says why") from failure
-    if failed:
-        raise TeacherAway("another rank lost its teacher")
 
 
 def _refuse_idle_ranks(config: TrainConfig, world: World) -> None:

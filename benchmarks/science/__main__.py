@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.science.page import page
-from benchmarks.science.setting import Setting, candidates, untuned
+from benchmarks.science.setting import Setting, candidates
 from benchmarks.science.table import table
 from benchmarks.science.toy import Run, config, result
 from examples.digits.make_models import make
@@ -51,7 +51,6 @@ def main() -> None:
     parser.add_argument("--names", nargs="*", help="objectives of the table; all without")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--no-auto", action="store_true", help="leave out auto gamma and lambda")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING")
@@ -87,8 +86,6 @@ def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
             for setting in settings
         ]
         chosen = choose(grid, run_all(tried, address, pool))
-        if "standard" in chosen and not arguments.no_auto:
-            chosen["auto"] = untuned(chosen["standard"].learning_rate)
         final = [
             Run(task, seed, arguments.steps, setting, models, heldout=True)
             for seed, setting in itertools.product(range(arguments.seeds), [None, *chosen.values()])

@@ -76,7 +76,7 @@ def _auto(task: str, objectives: Objectives) -> Iterable[dict[str, str]]:
     gains = [100 * (a - b) for a, b in zip(objectives["auto"], fixed[best], strict=True)]
     mean = statistics.fmean(gains)
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-    claim = f"{task}: gamma and lambda that choose themselves, at standard's rate, are as good as the best fixed ones"
+    claim = f"{task}: gamma and lambda that choose themselves are as good as the best fixed ones"
     seen = f"auto over {best}: {mean:+.1f} points, standard error {error:.1f}, n = {len(gains)}"
     holds = "unclear" if math.isnan(error) else "yes" if mean >= -error else "no"
     yield {"claim": claim, "seen": seen, "holds": holds}

@@ -59,7 +59,10 @@ class Setting:
 
 
 def candidates() -> dict[str, list[Setting]]:
-    """By name in the table, what each may choose from on the validation questions: four settings each."""
+    """By name in the table, what each may choose from on the validation questions: four settings each.
+
+    "auto" has nothing but its rate to choose.
+    """
 
     def rates(
         name: str, objective: str, tried: Sequence[float] = RATES, **fixed: Any
@@ -85,12 +88,8 @@ def candidates() -> dict[str, list[Setting]]:
         "language-steering": grid(
             "language-steering", "language-steering", ((0.5, 0.01), (2.0, 0.01))
         ),
+        "auto": rates("auto", "vgs-lp", gamma="auto", lambda_="auto"),
         "grpo": rates("grpo", "grpo", REWARD_RATES),
         "grpo-standard": rates("grpo-standard", "standard", alpha=0.3),
         "grpo-vgs-lp": grid("grpo-vgs-lp", "vgs-lp", steered, alpha=0.3),
     }
-
-
-def untuned(learning_rate: float) -> Setting:
-    """Steering that chooses its own strength, at the rate that the standard objective chose."""
-    return Setting("auto", "vgs-lp", learning_rate, "auto", "auto")

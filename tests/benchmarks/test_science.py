@@ -7,17 +7,16 @@ import pytest
 from benchmarks.science.__main__ import choose
 from benchmarks.science.findings import findings
 from benchmarks.science.page import page
-from benchmarks.science.setting import candidates, untuned
+from benchmarks.science.setting import candidates
 from benchmarks.science.table import table
 from benchmarks.science.toy import BATCH, Run, config
 from tests.parsed_page import parse
 
 
 @pytest.mark.parametrize("task", ["base", "chatty"])
-@pytest.mark.parametrize("name", [*candidates(), "auto"])
+@pytest.mark.parametrize("name", candidates())
 def test_every_setting_is_a_configuration(name, task, tmp_path):
-    settings = [untuned(1e-3)] if name == "auto" else candidates()[name]
-    for setting in settings:
+    for setting in candidates()[name]:
         made = config(Run(task, 0, 100, setting, tmp_path, False), "127.0.0.1:1", tmp_path)
         assert made.batch.prompts * made.batch.responses_per_prompt == BATCH
         assert made.objective.name == setting.objective

@@ -27,13 +27,14 @@ from benchmarks.trainer.ranks import (
 )
 from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
+from student_trainer.batches import leave_together
 from student_trainer.config import BatchConfig, EvalConfig, TrainConfig
 from student_trainer.errors import TrainerError
 from student_trainer.sampler_config import VllmSamplerConfig
 from student_trainer.sampling import make_sampler
 from student_trainer.sharding import refuse_other_weights
 from student_trainer.student_config import LoraConfig, StudentConfig
-from student_trainer.train import Trainer, leave_together, train
+from student_trainer.train import Trainer, train
 from student_trainer.world import World
 from tests.loopback import serving
 from tests.pictures import noise
