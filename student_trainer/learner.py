@@ -202,10 +202,12 @@ class Learner:
                 metrics["loss/vis"] = found[name]
             elif name == "preservation":
                 metrics["loss/lp" if part.term == "language" else "loss/vp"] = found[name]
-        preserved = metrics.pop("loss/preserved_language", None)
-        if preserved is not None:
-            metrics["loss/lang_top"] = preserved / share if share else math.nan
-            self.control.observed(metrics["loss/lang_top"])
+        for name in ("lang", "standard"):
+            preserved = metrics.pop(f"loss/preserved_{name}", None)
+            if preserved is not None:
+                metrics[f"loss/{name}_top"] = preserved / share if share else math.nan
+        if "loss/lang_top" in metrics:
+            self.control.observed(metrics["loss/lang_top"], metrics["loss/standard_top"])
         if not self._parts:
             return metrics
         now = self.control.weights

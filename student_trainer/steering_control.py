@@ -5,14 +5,14 @@ itself").
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from student_trainer.geometry import Geometry, gamma_at_angle, gamma_at_share, steered_norm
 from student_trainer.loss import OBJECTIVES, steering_scale
 from student_trainer.objective_config import ObjectiveConfig
 
-PRESERVED_SHARE = 0.3
+PRESERVED_SHARE = 0.1
 """lambda "auto" begins where preservation's gradient has this share of the standard one's length."""
 SMOOTHING = 0.9
 """How much of the smoothed language loss each step keeps."""
@@ -21,9 +21,28 @@ RATE = 0.1
 LEAST_SHARE = 0.1
 """Of where lambda "auto" began; below it no late rise could be answered in time."""
 SLACK = 0.05
-"""Relative rise above the best language loss so far that lambda "auto" puts up with."""
+"""Rise of the language loss that lambda "auto" puts up with, as a share of the lowest one so far."""
+ALLOWANCE = 0.1
+"""What it puts up with besides, as a share of the lowest standard loss of the same tokens."""
 FLOOR = 0.02
 """Nats of language loss below which relative changes say little."""
+
+
+@dataclass
+class Lowest:
+    """A loss smoothed over steps, and the lowest that it has been."""
+
+    smoothed: float | None = None
+    """None before the first step."""
+    lowest: float = 0.0
+
+    def add(self, loss: float) -> float:
+        """Take in a step's; returns the smoothed one."""
+        if self.smoothed is None:
+            self.smoothed = self.lowest = loss
+        self.smoothed = SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+        self.lowest = min(self.lowest, self.smoothed)
+        return self.smoothed
 
 
 @dataclass(frozen=True)
@@ -56,8 +75,7 @@ class SteeringControl:
         )
         self._etas: list[float] = []
         self._least = 0.0
-        self._smoothed: float | None = None
-        self._best = math.inf
+        self._language, self._standard = Lowest(), Lowest()
         if not self._steers:
             self._etas = [1.0]
         elif not isinstance(config.eta, str):
@@ -93,20 +111,20 @@ class SteeringControl:
                 steered = steered_norm(geometry, self._gamma)
                 self._etas.append(steering_scale(geometry.norm("standard"), steered))
 
-    def observed(self, preserved_language: float) -> None:
-        """Take in the mean language loss of the tokens on which language is preserved, nats, after each step.
+    def observed(self, language: float, standard: float) -> None:
+        """Take in the mean losses of the tokens on which language is preserved, nats, after each step.
 
-        lambda "auto": the smoothed loss l is held to the lowest one so far, l_min. lambda grows by at most e^0.1 a step
-        while l is more than 5 % above l_min, and shrinks as slowly while it is less, to a tenth of where it
-        began at the least.
+        lambda "auto": the smoothed language loss l is held to the lowest one so far, l_min, plus what may be put up
+        with: 5 % of that, and a tenth of the lowest standard loss, which is what there is to gain. lambda grows by at
+        most e^0.1 a step while l is above, and shrinks as slowly while it is below, to a tenth of where it began
+        at the least.
         """
-        if not self._auto_lambda or not math.isfinite(preserved_language):
+        if not self._auto_lambda or not math.isfinite(language + standard):
             return
-        before = preserved_language if self._smoothed is None else self._smoothed
-        self._smoothed = SMOOTHING * before + (1 - SMOOTHING) * preserved_language
-        self._best = min(self._best, self._smoothed)
-        rise = (self._smoothed - self._best) / (self._best + FLOOR) - SLACK
-        factor = math.exp(RATE * min(max(rise / SLACK, -1.0), 1.0))
+        self._standard.add(standard)
+        rise = self._language.add(language) - self._language.lowest
+        allowed = SLACK * (self._language.lowest + FLOOR) + ALLOWANCE * self._standard.lowest
+        factor = math.exp(RATE * min(max(rise / allowed - 1.0, -1.0), 1.0))
         self._lambda = min(max(self._lambda * factor, self._least), self._config.lambda_max)
 
     @property
@@ -122,13 +140,12 @@ class SteeringControl:
             "gamma": self._gamma,
             "lambda": self._lambda,
             "least": self._least,
-            "smoothed": self._smoothed,
-            "best": None if math.isinf(self._best) else self._best,
+            "language": asdict(self._language),
+            "standard": asdict(self._standard),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         self._etas = list(state["etas"])
-        self._gamma, self._lambda = state["gamma"], state["lambda"]
-        self._least, self._smoothed = state["least"], state["smoothed"]
-        self._best = math.inf if state["best"] is None else state["best"]
+        self._gamma, self._lambda, self._least = state["gamma"], state["lambda"], state["least"]
+        self._language, self._standard = Lowest(**state["language"]), Lowest(**state["standard"])

@@ -95,7 +95,7 @@ class StudentTerms:
         target = self._target(batch, text) if aims else None
         if text is not None:
             terms = self._text_terms(batch, terms, text, target, wanted)
-            watched.note("loss/preserved_language", batch.preserved_mask * _present(terms.language))
+            watched.note("loss/preserved_lang", batch.preserved_mask * _present(terms.language))
             sums = _weighted(text_parts, terms, batch)
         if self._detach and sums and mm is None:
             yield sums
@@ -204,6 +204,7 @@ class StudentTerms:
             mask = support.bucket_mask
             terms = replace(terms, standard=standard(mm, support.teacher_mm_logprobs, mask))
             watched.note("loss/standard", _present(terms.standard))
+            watched.note("loss/preserved_standard", batch.preserved_mask * _present(terms.standard))
             mass = mm.detach()[:, :-1].exp().where(support.id_mask, 0.0).sum(-1)
             watched.note("support/student_mass", mass)
             if any(part.term == "visual" for part in parts.values()):

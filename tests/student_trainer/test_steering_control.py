@@ -140,7 +140,7 @@ def test_lambda_begins_as_a_share_of_the_standard_gradient() -> None:
     steering.measured(geometry([3.0, 4.0], [0.0, 2.0], preservation=[0.0, 0.0]))
     assert steering.measures(1), "no token was preserved yet"
     steering.measured(geometry([3.0, 4.0], [0.0, 2.0], preservation=[0.5, 0.0]))
-    assert steering.weights.lambda_ == pytest.approx(0.3 * 5.0 / 0.5)
+    assert steering.weights.lambda_ == pytest.approx(0.1 * 5.0 / 0.5)
     assert not steering.measures(2)
 
 
@@ -151,7 +151,7 @@ def drift(steering: SteeringControl, steps: int) -> float:
         if steering.measures(step):
             steering.measured(geometry([1.0, 0.0], [0.0, 1.0], preservation=[0.0, 10 * loss]))
         loss = max(0.0, loss + 0.05 - 0.02 * steering.weights.lambda_ * loss * 10)
-        steering.observed(loss)
+        steering.observed(loss, standard=1.0)
     return loss
 
 
@@ -160,16 +160,29 @@ def test_lambda_stops_a_collapse_that_the_papers_does_not() -> None:
     assert drift(control(eta=1.0, **{"lambda": "auto"}), 200) < 0.3
 
 
+def test_lambda_puts_up_with_a_rise_that_is_little_beside_what_is_to_be_gained() -> None:
+    found = {}
+    for standard in (0.1, 2.0):
+        steering = control(eta=1.0, **{"lambda": "auto"})
+        steering.measured(geometry([1.0, 0.0], [0.0, 1.0], preservation=[1.0, 0.0]))
+        begin = steering.weights.lambda_
+        for step in range(30):  # from 0.05 to 0.2 nats
+            steering.observed(0.05 + 0.005 * step, standard)
+        found[standard] = steering.weights.lambda_ / begin
+    assert found[0.1] > 3
+    assert found[2.0] < 0.2
+
+
 def test_lambda_falls_while_language_gets_better() -> None:
     steering = control(eta=1.0, **{"lambda": "auto"})
     steering.measured(geometry([1.0, 0.0], [0.0, 1.0], preservation=[1.0, 0.0]))
     before = steering.weights.lambda_
     for step in range(150):
-        steering.observed(2.0 * 0.95**step)
+        steering.observed(2.0 * 0.95**step, 2.0 * 0.95**step)
     assert steering.weights.lambda_ == pytest.approx(before / 10), "but no further"
     low = 2.0 * 0.95**150
     for step in range(60):  # a rise as late as that is answered
-        steering.observed(low + 0.005 * step)
+        steering.observed(low + 0.005 * step, low)
     assert steering.weights.lambda_ > 2 * before
 
 
@@ -189,9 +202,9 @@ def test_state_goes_on() -> None:
     first, second = control(**settings), control(**settings)
     first.measured(geometry([3.0, 4.0], [1.0, 2.0], preservation=[0.5, 0.0]))
     for loss in (0.5, 0.4, 0.6):
-        first.observed(loss)
+        first.observed(loss, 1.0)
     second.restore(first.state())
     for steering in (first, second):
-        steering.observed(0.9)
+        steering.observed(0.9, 0.8)
     assert first.weights == second.weights
     assert first.state() == second.state()
