@@ -13,9 +13,9 @@ helm = pytest.importorskip("helm_python")
 CHART = Path("deploy/kubernetes")
 
 
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(values: dict[str, Any], folder: Path = CHART) -> list[dict[str, Any]]:
     """The manifests of release `distil` in namespace `team`."""
-    with helm.Chart.load(str(CHART)) as chart:
+    with helm.Chart.load(str(folder)) as chart:
         files = chart.render(values, name="distil", namespace="team")
     documents = (yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml"))
     return [each for each in itertools.chain(*documents) if each]

@@ -3,24 +3,27 @@
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import ValidationError
 
 from teacher_server.client_file import ClientFile
 from teacher_server.config import ServeConfig
 from teacher_server.doorkeeper import Doorkeeper
 from tests.deploy.commands import parsed
+from tests.deploy.operator_kinds import OPERATOR_KINDS, validate
 from tests.deploy.rendered_chart import CHART, example, job_specs, lay_out, of_kind, pods, render
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 VERSIONS = ["1.30", "1.34"]
-NOT_IN_KUBERNETES = {"JobSet", "ServiceMonitor"}
 
 
 def settings(name: str, pod: dict[str, Any], documents: list[dict[str, Any]], folder: Path) -> Any:
@@ -45,7 +48,9 @@ ALL = pytest.mark.parametrize(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_manifests_are_what_kubernetes_takes(values: dict[str, Any], version: str):
     for each in render(values):
-        if each["kind"] not in NOT_IN_KUBERNETES:
+        if each["kind"] in OPERATOR_KINDS:
+            validate(each)
+        else:
             kubernetes_validate.validate(each, version, strict=True)
         if each["kind"] == "JobSet":
             (job,) = each["spec"]["replicatedJobs"]
@@ -78,10 +83,48 @@ def test_the_programs_take_their_commands(values: dict[str, Any], tmp_path: Path
     for name, pod in pods(documents):
         read = settings(name, pod, documents, tmp_path / name)
         if isinstance(read, ServeConfig):
-            drain = read.server.grace_s + values.get("teacher", {}).get("preStopSeconds", 5)
-            assert pod["terminationGracePeriodSeconds"] >= drain + 10
+            drain = values.get("teacher", {}).get("preStopSeconds", 5) + read.server.grace_s
+            engine = read.server.grace_s
+            assert pod["terminationGracePeriodSeconds"] == drain + engine + 15
             assert read.server.clients_file is not None
             assert (read.server.tls is not None) == ("tls" in values)
+
+
+def test_a_run_waits_for_as_long_as_a_teacher_may_load(tmp_path: Path):
+    for name in ("many-trainers", "trainer-alone"):
+        documents = render(example(name))
+        for run, pod in pods(documents):
+            read = settings(run, pod, documents, tmp_path / name / run)
+            if not isinstance(read, ServeConfig):
+                assert read.teacher.connect_timeout_s == read.teacher.outage_s == 90 * 60
+    with pytest.raises(Exception, match="waitMinutes 20 is less than"):
+        render({"trainers": [{"name": "a", "runsClaim": "runs", "waitMinutes": 20}]})
+
+
+def test_a_teacher_is_upgraded_under_runs_that_can_not_be_changed(tmp_path: Path):
+    values = example("many-trainers")
+    before = dict(job_specs(render(values)))
+    values["image"] |= {"tag": "0.2.0"}
+    assert dict(job_specs(render(values))) == before
+    values["trainer"] |= {"tag": yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]}
+    assert dict(job_specs(render(values, next_version(tmp_path)))) == before
+
+
+def next_version(folder: Path) -> Path:
+    """The chart as its next release has it."""
+    chart = shutil.copytree(CHART, folder / "chart")
+    named = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(
+        yaml.safe_dump(named | {"version": "9.9.9", "appVersion": "9.9.9"})
+    )
+    return chart
+
+
+def test_models_are_fetched_into_the_cache():
+    for values in (example("many-trainers"), example("toy")):
+        for _, pod in pods(render(values)):
+            for container in pod["containers"] + pod.get("initContainers", []):
+                assert {"name": "HF_HOME", "value": "/cache/huggingface"} in container["env"]
 
 
 def test_a_probe_asks_for_grpc_health_also_over_tls():
@@ -143,6 +186,17 @@ def test_machines_of_a_run_find_each_other():
     assert not of_kind("Deployment", documents)
 
 
+def test_wrong_settings_end_a_job_set():
+    (charts,) = of_kind("JobSet", render(example("many-trainers"))).values()
+    (rule,) = charts["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    job = charts["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["podFailurePolicy"]["rules"][0]["action"] == "FailJob", "which has that reason"
+    rule["name"] = "wrong-settings"
+    with pytest.raises(ValidationError, match="wrong-settings"):
+        validate(charts)
+
+
 def test_a_job_set_names_its_machines_itself():
     ((_, charts),) = of_kind("JobSet", render(example("many-trainers"))).items()
     assert charts["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "distil-charts"}
@@ -167,6 +221,7 @@ def test_a_rollout_server_is_a_sidecar():
     assert sidecar["restartPolicy"] == "Always"
     read = parsed(["rollout-server", *sidecar["args"]], Path())
     assert read.server.host == "127.0.0.1"
+    assert read.engine.context_length == 18432
     assert sidecar["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 
 
@@ -188,6 +243,21 @@ def test_several_machines_serve_one_replica():
     assert f"--engine.master-address={name}-0.{name}" in container["args"]
     service = of_kind("Service", documents)["distil-teacher"]["spec"]
     assert service["selector"]["apps.kubernetes.io/pod-index"] == "0", "the first machine answers"
+    with pytest.raises(Exception, match="say replicas instead"):
+        render({"teacher": {"machines": 2, "autoscaling": {"enabled": True}}})
+
+
+def test_the_first_machine_drains_before_the_others_go():
+    (group,) = of_kind("StatefulSet", render(example("two-machines"))).values()
+    assert group["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    pod = group["spec"]["template"]["spec"]
+    shell, option, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    first, second = (
+        int(subprocess.check_output([shell, option, said], env={"POD_INDEX": index}))
+        for index, said in zip("01", [script.replace("exec sleep", "echo")] * 2, strict=True)
+    )
+    assert (first, second) == (5, 41), "preStopSeconds; and graceSeconds, and the end of the lines"
+    assert second + 5 < pod["terminationGracePeriodSeconds"]
 
 
 def test_only_trainers_and_monitoring_reach_the_teacher():
@@ -209,6 +279,30 @@ def test_the_scrape_is_named_as_the_rules_expect():
     assert (
         monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     )
+
+
+def test_the_scrape_shows_a_token_and_verifies_the_name_that_trainers_verify():
+    (monitor,) = of_kind("ServiceMonitor", render(example("many-trainers"))).values()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["authorization"]["credentials"]["name"] == "distil-token-prometheus"
+    (monitor,) = of_kind("ServiceMonitor", render(example("autoscaled-tls"))).values()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["authorization"]["credentials"]["name"] == "prometheus-token"
+    assert endpoint["tlsConfig"]["serverName"] == "distil-teacher.team.svc"
+
+
+def test_a_token_that_nobody_makes_is_missed_before_the_install():
+    run = {"name": "a", "runsClaim": "runs"}
+    scrape = {"serviceMonitor": {"enabled": True}}
+    with pytest.raises(Exception, match="trainer a: client maths is none of clients"):
+        render({"trainers": [run | {"client": "maths"}]})
+    for values in ({"clientsSecret": "ours"}, {"teacher": {"enabled": False}}):
+        with pytest.raises(Exception, match="trainer a: no token is made here"):
+            render(values | {"trainers": [run]})
+    with pytest.raises(Exception, match="name the secret that holds Prometheus' in tokenSecret"):
+        render(scrape | {"clientsSecret": "ours"})
+    with pytest.raises(Exception, match="add prometheus to clients"):
+        render(scrape | {"clients": {"prometheus": None}})
 
 
 def test_a_run_without_a_place_for_checkpoints_is_refused():

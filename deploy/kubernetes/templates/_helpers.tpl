@@ -1,9 +1,14 @@
 {{- define "labels" -}}
+{{ include "lasting.labels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* Those that no version changes, for what can't be changed. */}}
+{{- define "lasting.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
 {{- define "teacher.selector" -}}
@@ -19,10 +24,10 @@ app.kubernetes.io/component: teacher
 {{ .Values.clientsSecret | default (printf "%s-clients" .Release.Name) }}
 {{- end }}
 
-{{/* image: [context, name] */}}
+{{/* image: [context, name, tag] */}}
 {{- define "image" -}}
 {{- $root := index . 0 -}}
-image: {{ printf "%s%s:%s" $root.Values.image.registry (index . 1) ($root.Values.image.tag | default $root.Chart.AppVersion) | quote }}
+image: {{ printf "%s%s:%s" $root.Values.image.registry (index . 1) (index . 2 | default $root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 {{- end }}
 
@@ -49,6 +54,7 @@ securityContext:
 {{- end }}
 
 {{- define "hub.env" -}}
+- {name: HF_HOME, value: /cache/huggingface}
 {{- if .Values.hub.offline }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}

@@ -19,13 +19,14 @@ metadata:
     {{- end }}
 spec:
   {{- include "pod.security" $root | nindent 2 }}
-  terminationGracePeriodSeconds: {{ add $teacher.graceSeconds $teacher.preStopSeconds 10 }}
+  # After a drain that ran out of time vLLM's processes get as long again; 15 s are for closing lines and ending them.
+  terminationGracePeriodSeconds: {{ add $teacher.preStopSeconds (mul 2 $teacher.graceSeconds) 15 }}
   {{- if .set }}
   subdomain: {{ .set }}
   {{- end }}
   containers:
     - name: teacher
-      {{- include "image" (list $root $teacher.image) | nindent 6 }}
+      {{- include "image" (list $root $teacher.image $root.Values.image.tag) | nindent 6 }}
       args:
         - serve
         - --config=/etc/teacher/teacher.toml
@@ -79,7 +80,12 @@ spec:
         failureThreshold: 6
       lifecycle:
         preStop:
+          {{- if .set }}
+          # Machine 0 needs the others for as long as it drains.
+          exec: {command: [sh, -c, {{ include "teacher.farewell" $teacher | quote }}]}
+          {{- else }}
           exec: {command: [sleep, {{ $teacher.preStopSeconds | quote }}]}
+          {{- end }}
       resources:
         {{- include "resources" $teacher | nindent 8 }}
       {{- include "container.security" $root | nindent 6 }}
@@ -127,4 +133,9 @@ spec:
   {{- with $teacher.affinity }}
   affinity: {{ toYaml . | nindent 4 }}
   {{- end }}
+{{- end }}
+
+{{/* How long a machine of several waits before its SIGTERM. */}}
+{{- define "teacher.farewell" -}}
+if test $POD_INDEX = 0; then exec sleep {{ .preStopSeconds }}; else exec sleep {{ add .preStopSeconds .graceSeconds 6 }}; fi
 {{- end }}

@@ -3,10 +3,29 @@
 {{ .root.Release.Name }}-{{ .trainer.name }}
 {{- end }}
 
+{{/* The secret that holds a run's token. Context: root, trainer. */}}
+{{- define "trainer.token" -}}
+{{- $values := .root.Values -}}
+{{- $trainer := .trainer -}}
+{{- if $trainer.tokenSecret -}}
+{{ $trainer.tokenSecret }}
+{{- else if or $values.clientsSecret (not $values.teacher.enabled) -}}
+{{- fail (printf "trainer %s: no token is made here; name the secret that holds one in tokenSecret" $trainer.name) -}}
+{{- else if not (hasKey $values.clients $trainer.client) -}}
+{{- fail (printf "trainer %s: client %s is none of clients" $trainer.name $trainer.client) -}}
+{{- else -}}
+{{ .root.Release.Name }}-token-{{ $trainer.client }}
+{{- end -}}
+{{- end }}
+
 {{/* What torchrun starts on each machine; by itself on one, so that the trainer's exit status is the container's. */}}
 {{- define "trainer.command" -}}
 {{- $trainer := .trainer -}}
 {{- $name := include "trainer.name" . -}}
+{{- $startup := .root.Values.teacher.startupMinutes -}}
+{{- if and .root.Values.teacher.enabled (not $trainer.teacher) (lt (int $trainer.waitMinutes) (int $startup)) }}
+{{- fail (printf "trainer %s: waitMinutes %v is less than teacher.startupMinutes %v" $trainer.name $trainer.waitMinutes $startup) }}
+{{- end }}
 {{- if and (eq (int $trainer.machines) 1) (le (int $trainer.gpus) 1) }}
 - student-trainer
 {{- else }}
@@ -29,6 +48,8 @@
 - --run-dir=runs/{{ $trainer.name }}
 - --resume
 - --teacher.address={{ $trainer.teacher | default (printf "dns:///%s.%s.svc:50051" (include "teacher.name" .root) .root.Release.Namespace) }}
+- --teacher.connect-timeout-s={{ mul 60 $trainer.waitMinutes }}
+- --teacher.outage-s={{ mul 60 $trainer.waitMinutes }}
 - --teacher.token-file=/run/token/token
 {{- if $trainer.caSecret | default .root.Values.tls.secret }}
 - --teacher.ca-file=/run/ca/ca.crt
@@ -69,7 +90,7 @@ podFailurePolicy:
 template:
   metadata:
     labels:
-      {{- include "labels" $root | nindent 6 }}
+      {{- include "lasting.labels" $root | nindent 6 }}
       app.kubernetes.io/component: trainer
       vgs-opd/run: {{ $name }}
     {{- with $trainer.annotations }}
@@ -87,12 +108,15 @@ template:
     initContainers:
       - name: rollouts
         restartPolicy: Always
-        {{- include "image" (list $root $trainer.rollouts.image) | nindent 8 }}
+        {{- include "image" (list $root $trainer.rollouts.image $trainer.tag) | nindent 8 }}
         args:
           - serve
           - --model={{ $trainer.model }}
           - --engine.tensor-parallel={{ $trainer.rollouts.gpus }}
           - --engine.staging-dir=/cache/staging
+          {{- with $trainer.rollouts.contextLength }}
+          - --engine.context-length={{ . }}
+          {{- end }}
           {{- range $trainer.rollouts.args }}
           - {{ . | quote }}
           {{- end }}
@@ -114,7 +138,7 @@ template:
     {{- end }}
     containers:
       - name: trainer
-        {{- include "image" (list $root $trainer.image) | nindent 8 }}
+        {{- include "image" (list $root $trainer.image $trainer.tag) | nindent 8 }}
         command: {{- include "trainer.command" . | nindent 10 }}
         env:
           - {name: TOKENIZERS_PARALLELISM, value: "false"}
@@ -143,7 +167,7 @@ template:
         configMap: {name: {{ $name }}}
       - name: token
         secret:
-          secretName: {{ $trainer.tokenSecret | default (printf "%s-token-%s" $root.Release.Name $trainer.client) }}
+          secretName: {{ include "trainer.token" . }}
           items: [{key: token, path: token}]
           defaultMode: 0440
       {{- with $trainer.caSecret | default $root.Values.tls.secret }}
