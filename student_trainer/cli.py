@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from protos.errors import TeacherError
 from student_trainer.config import TrainConfig
 from student_trainer.demo_config import DemoConfig
-from student_trainer.errors import TeacherGone, TrainerError
+from student_trainer.errors import RunInterrupted, TeacherGone, TrainerError
 from student_trainer.geometry_config import GeometryConfig
 from student_trainer.report_config import ReportConfig
 from student_trainer.run_folder import RunFolder
@@ -38,11 +38,13 @@ commands:
 WRONG_INPUT, FAILED = 2, 1
 TEACHER_GONE = 75
 """EX_TEMPFAIL of sysexits.h: the same command with --resume may well succeed later."""
+INTERRUPTED = 130
+"""As a shell says it of Ctrl-C; of SIGTERM too."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 1 where the run failed, 2 where settings are wrong, 75 where the
-    teacher stayed away.
+    teacher stayed away, 130 where a signal ended it.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -61,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     except TeacherGone as error:
         print(f"student-trainer {command}: {error}", file=sys.stderr)
         return TEACHER_GONE
+    except RunInterrupted as error:
+        print(f"student-trainer {command}: {error}", file=sys.stderr)
+        return INTERRUPTED
     except (TeacherError, TrainerError) as error:
         print(f"student-trainer {command}: {error}", file=sys.stderr)
         return FAILED
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -141,9 +146,12 @@ def _train(config: TrainConfig) -> None:
             "say which student (--model) and which rows (--data.train), or set them in --config"
         )
     _quiet_progress_bars()
+    from student_trainer.interruption import Interruption
     from student_trainer.train import train
 
-    print(f"student saved in {train(config)}")
+    interruption = Interruption()
+    with interruption.listening():
+        print(f"student saved in {train(config, interruption)}")
 
 
 def _demo(config: DemoConfig) -> None:

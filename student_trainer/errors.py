@@ -11,6 +11,14 @@ class TeacherGone(TrainerError, ConnectionError):
     """The teacher stayed away for longer than `teacher.outage_s`. A checkpoint was left: the run can go on later."""
 
 
+class RunInterrupted(TrainerError):
+    """A signal ended the run before its last step. A checkpoint was left: the run can go on later."""
+
+
+class RunFailed(TrainerError):
+    """What a run stands on failed under it, such as a disk that is full: no fault of its settings."""
+
+
 class TooManyDropped(TrainerError, RuntimeError):
     """More responses came back without scores than `teacher.max_dropped_share` allows."""
 

@@ -16,8 +16,15 @@ from student_trainer.best_checkpoint import BestCheckpoint, point_to_last
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
-from student_trainer.errors import TeacherGone, TooManyDropped
+from student_trainer.errors import (
+    RunFailed,
+    RunInterrupted,
+    TeacherGone,
+    TooManyDropped,
+    TrainerError,
+)
 from student_trainer.evaluate import Evaluation, evaluate
+from student_trainer.interruption import Interruption, StopHere
 from student_trainer.learner import Learner
 from student_trainer.metrics import MetricsLog
 from student_trainer.pipeline import Pipeline
@@ -41,17 +48,18 @@ BLIND_VDS = 1e-3
 """Mean VDS in nats below which the teacher's two contexts are as good as one."""
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, interruption: Interruption | None = None) -> Path:
     """Run to the last step; returns the last checkpoint. Raises TeacherError or TrainerError."""
-    with Trainer(config) as trainer:
+    with Trainer(config, interruption) as trainer:
         return trainer.run()
 
 
 class Trainer:
     """A run: student, teacher, data and learner, stepped in turn."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, interruption: Interruption | None = None) -> None:
         self._config = config
+        self._interruption = interruption or Interruption()
         refuse_absent(config.trackers)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -97,7 +105,7 @@ class Trainer:
                 opened.callback(self._log.close)
             self._best = BestCheckpoint(self._folder, self.world, self.step if last else None)
             self._opened = opened.pop_all()
-        self._blind_steps = 0
+        self._saved_step, self._blind_steps = self.step, 0
 
     def _load(self, checkpoint: Path | None) -> Student:
         config = self._config
@@ -145,7 +153,26 @@ class Trainer:
             self.world.close()  # else others may wait for this rank: it ends, and torchrun ends them
 
     def run(self) -> Path:
-        """All steps that are left, with evaluations and checkpoints on the way."""
+        """All steps that are left, with evaluations and checkpoints on the way; returns the last checkpoint.
+
+        Raises RunInterrupted where a signal ends it before, with a checkpoint of what was reached, and RunFailed where
+        a disk or a network does.
+        """
+        try:
+            with self._interruption.later():
+                return self._run()
+        except (TeacherError, TrainerError, FileNotFoundError):  # the last is a name given wrongly
+            raise
+        except OSError as error:
+            raise RunFailed(f"step {self.step} failed: {error}") from error
+        except StopHere:
+            if self.step > self._saved_step:
+                self._save()
+            kept = f"step {self.step} is kept in {self._folder}: go on with --resume"
+            said = kept if self.step else "before the first step; nothing is kept"
+            raise RunInterrupted(f"interrupted; {said}") from None
+
+    def _run(self) -> Path:
         config = self._config
         quiet = None if self.world.first else True
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=quiet)
@@ -155,6 +182,7 @@ class Trainer:
             if self._log:
                 self._log.write(0, {"eval/accuracy": accuracy})
         while self.step < config.steps:
+            self._stop_if_asked()
             metrics = self._step_or_leave()
             spent.add(metrics)
             if config.eval.every and self._pauses(self.step, config.eval.every):
@@ -173,6 +201,16 @@ class Trainer:
             log.info("%s", spent)
         return saved or checkpoints(self._folder)[-1]
 
+    def _stop_if_asked(self) -> None:
+        """Between two steps, on all ranks if one was asked to."""
+        if self._may_be_left and any(self.world.sums([self._interruption.asked])):
+            raise StopHere
+
+    @property
+    def _may_be_left(self) -> bool:
+        """Whether a run can go on from a checkpoint of now: steps that share rollouts are done together."""
+        return self.step % self._config.batch.steps_per_rollout == 0
+
     def _pauses(self, step: int, every: int) -> bool:
         return step == self._config.steps or bool(every and step % every == 0)
 
@@ -181,6 +219,7 @@ class Trainer:
         saved = save_checkpoint(
             self._folder, self.step, self.student, self.learner, keep, self.world
         )
+        self._saved_step = self.step
         if self.world.first:
             point_to_last(saved)
         return saved
@@ -202,7 +241,10 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
         with self.clock.time("step", "waiting", step=self.step):
-            batch, metrics = self.next_batch()
+            # Several ranks leave together, after a step: a sum would wait for one that is gone.
+            may_stop = self.world.size == 1 and self._may_be_left
+            with self._interruption.at_once() if may_stop else contextlib.nullcontext():
+                batch, metrics = self.next_batch()
             with self.clock.time("update", "learner", step=self.step):
                 metrics |= self.learner.step(batch, self.step)
             self.step += 1

@@ -2,6 +2,11 @@
 
 import json
 import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from student_trainer.config import TrainConfig
-from student_trainer.errors import TooManyDropped
+from student_trainer.errors import RunFailed, RunInterrupted, TooManyDropped
+from student_trainer.interruption import Interruption
 from student_trainer.train import Trainer, train
 from tests.loopback import serving
 from tests.pictures import noise
@@ -189,6 +195,63 @@ def test_at_lag_one_a_resumed_run_is_the_same_to_the_last_bit(ahead, tmp_path):
     resumed = train(ahead(tmp_path / "parted", steps=4, checkpoint=every, resume=True))
     assert same(straight, resumed)
     assert [line["rollout/lag"] for line in lines(tmp_path / "parted")] == [0, 1, 0, 1]
+
+
+def killed(settings: TrainConfig, when: Callable[[], bool]) -> str:
+    """Train until a signal ends it, sent as soon as `when` is true; what the run says."""
+    interruption, over = Interruption(), threading.Event()
+
+    def kill() -> None:
+        while not (over.is_set() or when()):
+            time.sleep(0.001)
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with interruption.listening():
+            train(settings, interruption)
+    except RunInterrupted as error:
+        return str(error)
+    finally:
+        over.set()
+        killer.join()
+    pytest.fail("nothing interrupted it")
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_an_interrupted_run_goes_on_to_the_last_bit(student, rows, tmp_path, many):
+    straight = train(settings(student, rows, tmp_path / "straight", steps=6))
+    run_dir = tmp_path / "killed"
+    metrics = run_dir / "metrics.jsonl"
+
+    def some_steps() -> bool:
+        return metrics.is_file() and len(lines(run_dir)) >= many
+
+    said = killed(settings(student, rows, run_dir, steps=6), some_steps)
+    (kept,) = (run_dir / "checkpoints").glob("step-*")
+    step = int(kept.name.removeprefix("step-"))
+    assert f"interrupted; step {step} is kept in " in said
+    assert many <= step == len(lines(run_dir)) < 6
+    assert same(straight, train(settings(student, rows, run_dir, steps=6, resume=True)))
+
+
+def test_steps_that_share_rollouts_are_done_before_a_run_is_left(student, rows, tmp_path):
+    batch = {"prompts": 4, "responses_per_prompt": 3, "steps_per_rollout": 2}
+    interruption = Interruption()
+    with Trainer(settings(student, rows, tmp_path, steps=6, batch=batch), interruption) as trainer:
+        trainer.train_step()
+        interruption.asked = True
+        with pytest.raises(RunInterrupted, match="step 2 is kept"):
+            trainer.run()
+
+
+def test_a_disk_that_fails_is_not_a_wrong_setting(student, rows, tmp_path):
+    with Trainer(settings(student, rows, tmp_path)) as trainer:
+        (tmp_path / "checkpoints").write_text("in the way")
+        with pytest.raises(RunFailed, match="step 2 failed"):
+            trainer.run()
 
 
 def test_answers_that_are_too_old_are_dropped_and_counted(ahead, tmp_path, caplog):
