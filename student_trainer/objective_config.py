@@ -20,14 +20,15 @@ class ObjectiveConfig(Settings):
     """Row of the table in student_trainer/loss.py; "grpo" distils nothing and needs no teacher."""
     gamma: float | Literal["auto"] = 2.0
     """Weight of the term that steers: the visual one, or the language one of "language-steering". "auto": whatever
-    keeps the update at `gamma_angle` from that term's gradient."""
+    gives its gradient the weight that `gamma_share` or `gamma_angle` asks for."""
     lambda_: float | Literal["auto"] = Field(default=0.01, alias="lambda")
     """Weight of preservation, `lambda` in TOML. "auto": as much as keeps language from getting worse where it is
     preserved."""
-    gamma_angle: float = Field(default=20.0, gt=0, lt=90)
-    """Degrees that gamma "auto" leaves between the update and the gradient of the term that steers."""
-    gamma_share: float | None = Field(default=None, gt=0, lt=1)
-    """Instead of an angle: the share of the steering gradient's norm in the sum of both norms."""
+    gamma_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share that gamma "auto" gives the weighted gradient of the term that steers in the sum of its norm and the standard
+    gradient's."""
+    gamma_angle: float | None = Field(default=None, gt=0, lt=90)
+    """Instead of a share: degrees between the update and the gradient of the term that steers."""
     gamma_max: float = Field(default=4.0, gt=0)
     """Largest gamma that "auto" may choose."""
     lambda_max: float = Field(default=10.0, gt=0)

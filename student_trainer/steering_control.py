@@ -96,10 +96,10 @@ class SteeringControl:
         """Take in what a step that measures found."""
         config = self._config
         if self._auto_gamma:
-            if config.gamma_share is not None:
-                self._gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
-            else:
+            if config.gamma_angle is not None:
                 self._gamma = gamma_at_angle(geometry, config.gamma_angle, config.gamma_max)
+            else:
+                self._gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
         if self._auto_lambda and self._lambda == 0 and geometry.norm("preservation") > 0:
             first = PRESERVED_SHARE * geometry.norm("standard") / geometry.norm("preservation")
             self._lambda = min(first, config.lambda_max)

@@ -134,6 +134,12 @@ def test_auto_gamma_is_measured_every_few_steps_and_eta_follows_it() -> None:
     assert steering.weights.eta == pytest.approx(1 / math.sqrt(2))
 
 
+def test_auto_gamma_gives_both_gradients_the_same_weight() -> None:
+    steering = control(gamma="auto")
+    steering.measured(geometry([0.0, 3.0], [2.0, 0.0]))
+    assert steering.weights.gamma * 2.0 == pytest.approx(3.0)
+
+
 def test_lambda_begins_as_a_share_of_the_standard_gradient() -> None:
     steering = control(eta=1.0, **{"lambda": "auto"})
     assert steering.measures(0)
