@@ -9,18 +9,26 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from deploy.smoke.compose_file import read_environment, read_services
-from deploy.smoke.containers import Containers, ContainersFailed, compose_command, free_port
+from deploy.smoke.containers import (
+    Containers,
+    ContainersFailed,
+    NoContainers,
+    compose_command,
+    free_port,
+)
 from deploy.smoke.processes import ROOT, ServiceFailed, stack
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 BUILD_TIMEOUT_S = 3600.0
 NOBODY = "1000:1000"
+FAILURES = (ServiceFailed, ContainersFailed, TimeoutError, subprocess.TimeoutExpired, ValueError)
 
 
 def main() -> int:
@@ -42,7 +50,12 @@ def main() -> int:
     # What was started has sessions of its own, and would stay.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     began_s = time.monotonic()
-    compose = None if asked.processes else compose_command()
+    compose, why = None, "asked to"
+    if not asked.processes:
+        try:
+            compose = compose_command()
+        except NoContainers as reason:
+            why = str(reason)
     with tempfile.TemporaryDirectory(prefix="compose-smoke-") as scratch:
         runs = Path(scratch) / "runs"
         runs.mkdir()
@@ -53,12 +66,11 @@ def main() -> int:
             else:
                 run_containers(asked, settings, compose)
             check_left(runs / asked.leaves)
-        except (ServiceFailed, ContainersFailed, TimeoutError, ValueError) as error:
+        except FAILURES as error:
             print(f"compose-smoke: FAILED: {error}", file=sys.stderr)
             return 1
     took = f"{time.monotonic() - began_s:.0f} s"
     if compose is None:
-        why = "asked to" if asked.processes else "no container engine answers"
         print(f"compose-smoke: passed in {took}, as local processes ({why})")
     else:
         print(f"compose-smoke: passed in {took}, in containers by {' '.join(compose)}")

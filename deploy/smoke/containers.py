@@ -25,14 +25,18 @@ class ContainersFailed(RuntimeError):
     """An engine refused, or an image is not as it should be."""
 
 
-def compose_command() -> list[str] | None:
-    """How compose is called here; None where there is no engine or no compose."""
+class NoContainers(RuntimeError):
+    """Nothing here runs a compose file in containers."""
+
+
+def compose_command() -> list[str]:
+    """How compose is called here; raises NoContainers."""
     if not _works(["docker", "info"]):
-        return None
+        raise NoContainers("no container engine answers")
     for command in (["docker", "compose"], ["docker-compose"]):
         if _works([*command, "version"]):
             return command
-    return None
+    raise NoContainers("a container engine answers, but there is no compose")
 
 
 def _works(command: Sequence[str]) -> bool:
