@@ -1,7 +1,7 @@
 """Print what extras of pyproject.toml need, one requirement a line, so that an image gets its dependencies before the
 sources:
 
-    python deploy/requirements.py teacher score
+    python deploy/requirements.py student,wandb
 """
 
 import re
@@ -25,6 +25,6 @@ def requirements(project: dict[str, Any], extra: str) -> Iterator[str]:
 
 if __name__ == "__main__":
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    print(*project["dependencies"], sep="\n")
-    for extra in sys.argv[1:]:
-        print(*requirements(project, extra), sep="\n")
+    extras = [extra.strip() for word in sys.argv[1:] for extra in word.split(",")]
+    asked = [line for extra in extras for line in requirements(project, extra)]
+    print(*dict.fromkeys([*project["dependencies"], *asked]), sep="\n")

@@ -4,7 +4,8 @@
 #   docker build -f deploy/student.Dockerfile --target cuda -t vgs-opd-student-cuda .
 #   docker build -f deploy/student.Dockerfile --target rollout -t vgs-opd-rollout .   # samples with vLLM
 #
-# Needs BuildKit. torch comes from TORCH_INDEX; a build that lies in deploy/wheels/ is taken before it.
+# Needs BuildKit. Trackers, LoRA and the hub's data sets want more: --build-arg STUDENT_EXTRAS=student,wandb,lora,hub
+# torch comes from TORCH_INDEX; a build that lies in deploy/wheels/ is taken before it.
 # The stages `torch`, and what `cpu` begins with, are those of teacher.Dockerfile word for word, so that the two images
 # share their largest layer.
 ARG PYTHON_IMAGE=python:3.11-slim
@@ -37,8 +38,10 @@ RUN --mount=type=bind,source=deploy/wheels,target=/wheels \
 FROM ${PYTHON_IMAGE} AS requirements
 WORKDIR /src
 COPY pyproject.toml deploy/requirements.py ./
+# Of pyproject.toml, with commas between: student,wandb,lora,hub for all that settings of a run may ask for.
+ARG STUDENT_EXTRAS=student
 # The rollout server's are the teacher's, less the HTTP port's.
-RUN python requirements.py student > student.txt && python requirements.py teacher > teacher.txt \
+RUN python requirements.py "$STUDENT_EXTRAS" > student.txt && python requirements.py teacher > teacher.txt \
     && grep -v -E '^(torch|fastapi|uvicorn)' teacher.txt > rollout.txt
 
 # In /added: what comes beside torch, a layer of its own. Tests of other projects stay behind.
@@ -61,8 +64,9 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY student_trainer student_trainer
-# The commands run in whichever Python comes first.
+# The commands run in whichever Python comes first. Those of packages that are not here go.
 RUN pip install --no-cache-dir --no-deps --target /opt/vgs-opd . \
+    && rm /opt/vgs-opd/bin/teacher-server /opt/vgs-opd/bin/rollout-server \
     && sed -i '1s|.*|#!/usr/bin/env python3|' /opt/vgs-opd/bin/*
 COPY deploy/bin /opt/vgs-opd/bin/
 
@@ -71,8 +75,11 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY rollout_server rollout_server
-# The commands run in whichever Python comes first.
+# The commands run in whichever Python comes first. Those of packages that are not here go, and so does the teacher's
+# plugin, for which vLLM would look.
 RUN pip install --no-cache-dir --no-deps --target /opt/vgs-opd . \
+    && rm /opt/vgs-opd/bin/teacher-server /opt/vgs-opd/bin/student-trainer \
+        /opt/vgs-opd/vgs_opd-*.dist-info/entry_points.txt \
     && sed -i '1s|.*|#!/usr/bin/env python3|' /opt/vgs-opd/bin/*
 COPY deploy/bin /opt/vgs-opd/bin/
 
@@ -89,6 +96,7 @@ RUN install -d -m 1777 /cache /app
 ENV PATH=/opt/vgs-opd/bin:$PATH \
     PYTHONPATH=/opt/vgs-opd \
     HOME=/cache \
+    HF_HOME=/cache/huggingface \
     USER=vgs \
     TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor \
     PYTHONUNBUFFERED=1

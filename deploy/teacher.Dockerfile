@@ -47,8 +47,9 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY teacher_server teacher_server
-# The commands run in whichever Python comes first.
+# The commands run in whichever Python comes first. Those of packages that are not here go.
 RUN pip install --no-cache-dir --no-deps --target /opt/vgs-opd . \
+    && rm /opt/vgs-opd/bin/student-trainer /opt/vgs-opd/bin/rollout-server \
     && sed -i '1s|.*|#!/usr/bin/env python3|' /opt/vgs-opd/bin/*
 COPY deploy/bin /opt/vgs-opd/bin/
 
@@ -65,6 +66,7 @@ RUN install -d -m 1777 /cache /run/tokens /app
 ENV PATH=/opt/vgs-opd/bin:$PATH \
     PYTHONPATH=/opt/vgs-opd \
     HOME=/cache \
+    HF_HOME=/cache/huggingface \
     USER=vgs \
     TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor \
     PYTHONUNBUFFERED=1

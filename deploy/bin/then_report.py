@@ -41,7 +41,7 @@ def unwritable(run: Path) -> str | None:
         return None
     return (
         f"user {os.getuid()} may not write to {there}, where the run is to go: on the machine that it is mounted from, "
-        "export RUN_AS=$(id -u):$(id -g) as a user who may"
+        f"export RUN_AS=$(id -u):$(id -g) as a user who may, or as root chown {os.getuid()} that folder"
     )
 
 

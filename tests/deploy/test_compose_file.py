@@ -42,6 +42,12 @@ def entries() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(COMPOSE_FILE.read_text())["services"]
 
 
+def settings(service: Service, files: Path) -> Any:
+    """What the program makes of its command, with what is mounted read from where it lies."""
+    here = {m.target: os.path.relpath(m.source) for m in service.mounts if not m.volume}
+    return parsed([here.get(word, word) for word in service.command], files)
+
+
 def ours() -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in entries().items() if "build" in entry}
 
@@ -86,25 +92,25 @@ def test_every_service_is_in_a_profile():
 def test_the_programs_take_their_commands(profile: str, files: Path):
     for service in services(profile).values():
         if PROGRAMS & set(service.command):
-            parsed(service.command, files)
+            settings(service, files)
 
 
 def test_who_asks_whom(files: Path):
     toy, gpu, multi = services("toy"), services("gpu"), services("multi")
-    trainer = parsed(toy["trainer"].command, files)
+    trainer = settings(toy["trainer"], files)
     assert trainer.teacher.address == "teacher:50051"
     assert trainer.steps == int(ENVIRONMENT["TOY_STEPS"])
     assert trainer.resume
-    teacher = parsed(gpu["teacher-gpu"].command, files)
+    teacher = settings(gpu["teacher-gpu"], files)
     assert isinstance(teacher, ServeConfig)
     assert isinstance(teacher.engine, VllmEngineConfig)
     assert teacher.model == ENVIRONMENT["TEACHER_MODEL"]
-    student = parsed(gpu["trainer-gpu"].command, files)
+    student = settings(gpu["trainer-gpu"], files)
     assert isinstance(student, TrainConfig)
     assert student.sampler.kind == "vllm"
     assert student.sampler.address == "rollouts:50061"
     assert gpu["teacher-gpu"].hostnames == ("teacher-gpu", "teacher")
-    assert [parsed(multi[f"trainer-{n}"].command, files).objective.name for n in (1, 2)] == [
+    assert [settings(multi[f"trainer-{n}"], files).objective.name for n in (1, 2)] == [
         "vgs-lp",
         "standard",
     ]
@@ -117,8 +123,11 @@ def test_a_grace_period_is_longer_than_the_drain(files: Path):
     for profile in ("toy", "multi", "gpu", "public"):
         for name, service in services(profile).items():
             if name.startswith("teacher"):
-                config = parsed(service.command, files)
-                assert service.stop_grace_s >= config.server.grace_s + 10, name
+                config = settings(service, files)
+                vllm = isinstance(config.engine, VllmEngineConfig)
+                # The lines take 1 s, HTTP 5 s, vLLM's processes 5 s.
+                rest_s = 20 if vllm else 10
+                assert service.stop_grace_s >= config.server.grace_s + rest_s, name
                 assert service.stop_signal == "SIGTERM"
 
 
@@ -126,7 +135,7 @@ def test_every_teacher_wants_tokens_and_the_public_one_tls(files: Path):
     for profile in ("toy", "multi", "gpu", "public"):
         for name, service in services(profile).items():
             if name.startswith("teacher"):
-                server = parsed(service.command, files).server
+                server = settings(service, files).server
                 assert server.clients_file is not None
                 assert not server.insecure
                 assert (server.tls is not None) == (name == "teacher-public")
@@ -139,6 +148,42 @@ def test_only_the_public_profile_publishes_more_than_loopback():
             assert gateway or (name, port) == ("teacher-public", "${PUBLIC_PORT:-50051}:50051")
     assert "ports" not in entries()["trainer"]
     assert yaml.safe_load(COMPOSE_FILE.read_text())["networks"]["private"] == {"internal": True}
+
+
+def test_no_container_sees_more_of_deploy_than_it_reads():
+    for profile in PROFILES:
+        for name, service in services(profile).items():
+            sources = {Path(m.source).resolve() for m in service.mounts if not m.volume}
+            for above in (COMPOSE_FILE.parent, COMPOSE_FILE.parent / "deploy"):
+                assert above not in sources, name
+            certificates = COMPOSE_FILE.parent / "deploy" / "certificates"
+            assert (certificates in sources) == (name == "teacher-public")
+
+
+@pytest.mark.parametrize("profile", ["gpu", "public"])
+def test_a_teachers_file_may_lie_anywhere(profile: str, tmp_path: Path):
+    own = {
+        "TEACHER_CONFIG": str(tmp_path / "own.toml"),
+        "PUBLIC_CONFIG": str(tmp_path / "own.toml"),
+    }
+    teacher = next(iter(services(profile, **own).values()))
+    (mount,) = (m for m in teacher.mounts if m.target == "/app/teacher.toml")
+    assert (mount.source, mount.read_only, mount.volume) == (own["TEACHER_CONFIG"], True, False)
+    assert "--config /app/teacher.toml" in " ".join(teacher.command)
+
+
+def test_what_samples_the_student_is_long_enough_for_it(files: Path):
+    gpu = services("gpu")
+    rollouts, student = settings(gpu["rollouts"], files), settings(gpu["trainer-gpu"], files)
+    teacher = settings(gpu["teacher-gpu"], files)
+    assert rollouts.engine.context_length == teacher.engine.max_model_len
+    assert rollouts.engine.context_length > student.sampler.max_new_tokens
+    assert gpu["rollouts"].environment["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_wrong_settings_are_not_tried_for_ever():
+    restarts = {entry["restart"] for entry in entries().values() if "restart" in entry}
+    assert restarts == {"on-failure:5"}
 
 
 def test_everything_is_hardened():
@@ -206,7 +251,8 @@ def test_what_the_smoke_test_would_not_heed_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_compose_itself_takes_every_profile(profile: str):
     """Where there is a docker-compose: it needs no engine for that."""
-    for command in (["docker-compose"], ["docker", "compose"]):
+    beside = str(Path(sys.executable).with_name("docker-compose"))
+    for command in ([beside], ["docker-compose"], ["docker", "compose"]):
         try:
             found = subprocess.run([*command, "version"], capture_output=True, timeout=20)
         except OSError:

@@ -20,6 +20,11 @@ TARGETS = [
     (FILES[1], "cuda", "student-trainer"),
     (FILES[1], "rollout", "rollout-server"),
 ]
+PACKAGES = [
+    (FILES[0], "package", "teacher-server"),
+    (FILES[1], "package", "student-trainer"),
+    (FILES[1], "rollout-package", "rollout-server"),
+]
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 
 
@@ -65,6 +70,28 @@ def test_sources_are_the_last_that_is_copied():
     for path, target, _ in TARGETS:
         copies = re.findall(r"^COPY .*$", stage(path, target), re.M)
         assert copies[-1].endswith("/opt/vgs-opd /opt/vgs-opd"), (path, target)
+
+
+@pytest.mark.parametrize(("path", "name", "program"), PACKAGES)
+def test_commands_of_absent_packages_go(path: Path, name: str, program: str):
+    removed = set(re.findall(r"/opt/vgs-opd/bin/([a-z-]+)", stage(path, name)))
+    assert removed == set(PROJECT["scripts"]) - {program}
+
+
+def test_models_of_the_hub_are_kept_in_one_place():
+    for path, target, _ in TARGETS:
+        if target != "score":
+            assert "HF_HOME=/cache/huggingface" in stage(path, target), (path, target)
+
+
+def test_a_students_image_takes_further_extras():
+    asked = [sys.executable, "deploy/requirements.py", "student,wandb, lora"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    lines = done.stdout.splitlines()
+    for extra in ("student", "wandb", "lora"):
+        assert set(requirements(PROJECT, extra)) <= set(lines)
+    assert len(lines) == len(set(lines))
+    assert "ARG STUDENT_EXTRAS=student\n" in stage(FILES[1], "requirements")
 
 
 def test_an_extra_of_extras_is_unfolded():

@@ -15,6 +15,7 @@ from teacher_server.metrics import Metrics
 
 FOLDER = Path("deploy/monitoring")
 DASHBOARD = FOLDER / "grafana" / "teacher.json"
+CONFIGURATIONS = ["prometheus.yml", "prometheus-tls.yml"]
 OPERATIONS = Path("docs/operations.md")
 SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "info": ["_info"]}
 PROMTOOL = shutil.which("promtool")
@@ -74,7 +75,7 @@ def test_the_names_are_those_of_a_scrape():
 
 def test_every_yaml_file_is_yaml():
     files = sorted(FOLDER.rglob("*.yml"))
-    assert len(files) == 5
+    assert len(files) == 6
     for path in files:
         assert isinstance(yaml.safe_load(path.read_text()), dict), path
 
@@ -154,9 +155,19 @@ def test_a_wrong_name_would_be_noticed():
     assert not asked_for("teacher_queue_wait_seconds") <= exported()
 
 
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 @needs_promtool
-def test_promtool_takes_the_configuration():
-    promtool("check", "config", "--syntax-only", "prometheus.yml")
+def test_promtool_takes_the_configuration(name: str):
+    promtool("check", "config", "--syntax-only", name)
+
+
+def test_tls_changes_only_how_the_teacher_is_asked():
+    plain, tls = (yaml.safe_load((FOLDER / name).read_text()) for name in CONFIGURATIONS)
+    (over_http,), (over_tls,) = plain.pop("scrape_configs"), tls.pop("scrape_configs")
+    assert plain == tls
+    assert (over_tls["scheme"], over_tls["tls_config"]["ca_file"]) == ("https", "ca.pem")
+    for name in ("job_name", "authorization", "static_configs"):
+        assert over_http[name] == over_tls[name]
 
 
 @needs_promtool

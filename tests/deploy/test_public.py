@@ -1,5 +1,10 @@
 """The compose profile `public`: its teacher, with the toy's model, asked over TLS with a token."""
 
+import os
+import re
+import shutil
+import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,30 @@ key_file = "{folder}/server.key"
 device = "cpu"
 threads = 1
 """
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_documented_commands_keep_the_authoritys_key_out_of_reach(tmp_path: Path):
+    """Of deploy/README.md, as far as no container is asked for."""
+    text = Path("deploy/README.md").read_text().partition("## Certificates and tokens")[2]
+    block = re.search(r"(?:^    .+\n)+", text, re.M)
+    assert block is not None
+    script, up, rest = textwrap.dedent(block[0]).partition("COMPOSE_PROFILES=public docker compose")
+    assert up
+    assert rest
+    folder = tmp_path / "deploy" / "certificates"
+    folder.mkdir(parents=True)
+    home = os.environ | {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    check = "openssl verify -CAfile ca.pem -verify_hostname"
+    for host in ("localhost", "teacher", "teacher.lab.example"):
+        script += f"(cd deploy/certificates && {check} {host} server.pem)\n"
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, env=home, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {"ca.pem", "server.pem", "server.key"}
+    assert not {path for path in folder.iterdir() if path.stat().st_mode & 0o077}
 
 
 async def test_a_trainer_elsewhere_comes_in_with_authority_and_token(
