@@ -25,7 +25,7 @@ class ObjectiveConfig(Settings):
     """Weight of preservation, `lambda` in TOML. "auto": as much as keeps language from getting worse where it is
     preserved."""
     gamma_share: float = Field(default=0.5, gt=0, lt=1)
-    """Share that gamma "auto" gives the weighted gradient of the term that steers in the sum of its norm and the standard
+    """What gamma "auto" makes of the steering gradient, weighted: this share of the sum of its norm and the standard
     gradient's."""
     gamma_angle: float | None = Field(default=None, gt=0, lt=90)
     """Instead of a share: degrees between the update and the gradient of the term that steers."""
