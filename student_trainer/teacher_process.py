@@ -25,13 +25,16 @@ class TeacherDidNotStart(TrainerError, RuntimeError):
 
 
 @contextlib.contextmanager
-def teacher_process(config: Path, folder: Path) -> Iterator[str]:
-    """Address of a healthy server with `config`, on a free loopback port. Its log is `folder`/teacher.log."""
+def teacher_process(config: Path, folder: Path, module: str = "teacher_server") -> Iterator[str]:
+    """Address of a healthy server with `config`, on a free loopback port. Its log is `folder`/teacher.log.
+
+    `module` is what is run, with the server's command line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port_file = folder / "teacher.address"
     port_file.unlink(missing_ok=True)
     log_path = folder / "teacher.log"
-    command = [sys.executable, "-m", "teacher_server", "serve", "--config", str(config)]
+    command = [sys.executable, "-m", module, "serve", "--config", str(config)]
     command += ["--server.host", "127.0.0.1", "--server.port", "0", "--server.http-port", "None"]
     command += ["--server.port-file", str(port_file)]
     with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:

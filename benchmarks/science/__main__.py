@@ -76,7 +76,9 @@ def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
     settings = FOLDER / f"{task}-teacher.toml"
     settings.write_text(TEACHER.format(model=models / "teacher", task=task))
     with contextlib.ExitStack() as opened:
-        address = opened.enter_context(teacher_process(settings, FOLDER / task))
+        address = opened.enter_context(
+            teacher_process(settings, FOLDER / task, "benchmarks.science.remembering_teacher")
+        )
         pool = ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"))
         opened.callback(pool.shutdown, cancel_futures=True)
         grid = {n: s for n, s in candidates().items() if n in (arguments.names or candidates())}
