@@ -5,6 +5,7 @@ itself").
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +17,16 @@ PRESERVED_SHARE = 0.1
 """lambda "auto" begins where preservation's gradient has this share of the standard one's length."""
 SMOOTHING = 0.9
 """How much of the smoothed language loss each step keeps."""
-RATE = 0.1
-"""Largest relative change of lambda in a step, as a logarithm."""
+RISE, FALL = 0.1, 0.01
+"""Largest relative changes of lambda in a step, as logarithms: holding too little is paid for at once, holding too much
+hardly."""
+KEPT = 5
+"""Measurements whose median is taken: one batch's ratio of norms may be far off."""
 LEAST_SHARE = 0.1
 """Of where lambda "auto" began; below it no late rise could be answered in time."""
 SLACK = 0.05
 """Rise of the language loss that lambda "auto" puts up with, as a share of the lowest one so far."""
-ALLOWANCE = 0.1
+ALLOWANCE = 0.25
 """What it puts up with besides, as a share of the lowest standard loss of the same tokens."""
 FLOOR = 0.02
 """Nats of language loss below which relative changes say little."""
@@ -73,6 +77,8 @@ class SteeringControl:
         self._lambda = (
             0.0 if isinstance(config.lambda_, str) or not self._preserves else config.lambda_
         )
+        self._gammas: list[float] = []
+        self._limits: list[float] = []
         self._etas: list[float] = []
         self._least = 0.0
         self._language, self._standard = Lowest(), Lowest()
@@ -84,7 +90,7 @@ class SteeringControl:
     def measures(self, step: int) -> bool:
         """Whether the gradients of the parts are needed one by one in step `step` (from 0)."""
         config = self._config
-        if self._auto_lambda and self._lambda == 0:
+        if self._auto_lambda and (self._lambda == 0 or step % config.measure_every == 0):
             return True
         if self._steers and config.eta == "dynamic":
             return True
@@ -97,13 +103,13 @@ class SteeringControl:
         config = self._config
         if self._auto_gamma:
             if config.gamma_angle is not None:
-                self._gamma = gamma_at_angle(geometry, config.gamma_angle, config.gamma_max)
+                gamma = gamma_at_angle(geometry, config.gamma_angle, config.gamma_max)
             else:
-                self._gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
-        if self._auto_lambda and self._lambda == 0 and geometry.norm("preservation") > 0:
-            first = PRESERVED_SHARE * geometry.norm("standard") / geometry.norm("preservation")
-            self._lambda = min(first, config.lambda_max)
-            self._least = LEAST_SHARE * self._lambda
+                gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
+            self._gammas = [*self._gammas, gamma][-KEPT:]
+            self._gamma = statistics.median(self._gammas)
+        if self._auto_lambda and geometry.norm("preservation") > 0:
+            self._limit(geometry)
         if self._steers and isinstance(config.eta, str):
             if config.eta == "dynamic" or self._auto_gamma:
                 self._etas.clear()  # of another gamma, or of the step before
@@ -111,21 +117,37 @@ class SteeringControl:
                 steered = steered_norm(geometry, self._gamma)
                 self._etas.append(steering_scale(geometry.norm("standard"), steered))
 
+    def _limit(self, geometry: Geometry) -> None:
+        """Begin lambda "auto", and keep preservation's gradient from outweighing the other two together."""
+        standard, own = geometry.norm("standard"), geometry.norm("preservation")
+        steering = self._gamma * geometry.norm("steering") if self._steers else 0.0
+        self._limits = [*self._limits, (standard + steering) / own][-KEPT:]
+        if self._lambda == 0:
+            self._lambda = PRESERVED_SHARE * standard / own
+            self._least = LEAST_SHARE * min(self._lambda, self._config.lambda_max)
+        self._lambda = min(self._lambda, self._most)
+
+    @property
+    def _most(self) -> float:
+        """Largest lambda that "auto" may choose now."""
+        return min(statistics.median(self._limits), self._config.lambda_max)
+
     def observed(self, language: float, standard: float) -> None:
         """Take in the mean losses of the tokens on which language is preserved, nats, after each step.
 
         lambda "auto": the smoothed language loss l is held to the lowest one so far, l_min, plus what may be put up
-        with: 5 % of that, and a tenth of the lowest standard loss, which is what there is to gain. lambda grows by at
-        most e^0.1 a step while l is above, and shrinks as slowly while it is below, to a tenth of where it began
-        at the least.
+        with: 5 % of that, and a quarter of the lowest standard loss, which is what there is to gain. lambda grows by at
+        most e^0.1 a step while l is above, and shrinks by at most e^0.01 while it is below, to a tenth of where it
+        began at the least.
         """
-        if not self._auto_lambda or not math.isfinite(language + standard):
+        if not self._limits or not math.isfinite(language + standard):
             return
         self._standard.add(standard)
         rise = self._language.add(language) - self._language.lowest
         allowed = SLACK * (self._language.lowest + FLOOR) + ALLOWANCE * self._standard.lowest
-        factor = math.exp(RATE * min(max(rise / allowed - 1.0, -1.0), 1.0))
-        self._lambda = min(max(self._lambda * factor, self._least), self._config.lambda_max)
+        above = min(max(rise / allowed - 1.0, -1.0), 1.0)
+        factor = math.exp((RISE if above > 0 else FALL) * above)
+        self._lambda = min(max(self._lambda * factor, self._least), self._most)
 
     @property
     def weights(self) -> Weights:
@@ -138,6 +160,8 @@ class SteeringControl:
         return {
             "etas": self._etas,
             "gamma": self._gamma,
+            "gammas": self._gammas,
+            "limits": self._limits,
             "lambda": self._lambda,
             "least": self._least,
             "language": asdict(self._language),
@@ -146,6 +170,7 @@ class SteeringControl:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
-        self._etas = list(state["etas"])
+        self._etas, self._gammas = list(state["etas"]), list(state["gammas"])
+        self._limits = list(state["limits"])
         self._gamma, self._lambda, self._least = state["gamma"], state["lambda"], state["least"]
         self._language, self._standard = Lowest(**state["language"]), Lowest(**state["standard"])

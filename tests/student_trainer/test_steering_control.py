@@ -130,8 +130,18 @@ def test_auto_gamma_is_measured_every_few_steps_and_eta_follows_it() -> None:
     assert steering.weights.gamma == pytest.approx(3.0)
     assert steering.weights.eta == pytest.approx(1 / math.sqrt(2))
     steering.measured(geometry([0.0, 1.0], [1.0, 0.0]))
-    assert steering.weights.gamma == pytest.approx(1.0)
-    assert steering.weights.eta == pytest.approx(1 / math.sqrt(2))
+    assert steering.weights.gamma == pytest.approx(2.0), "the median of 3 and 1"
+    assert steering.weights.eta == pytest.approx(1 / math.sqrt(5))
+
+
+def test_auto_gamma_does_not_follow_one_batch() -> None:
+    steering = control(gamma="auto", gamma_max=100.0)
+    for ratio in (1.0, 1.2, 50.0, 0.9, 1.1):
+        steering.measured(geometry([0.0, ratio], [1.0, 0.0]))
+    assert steering.weights.gamma == pytest.approx(1.1)
+    for _ in range(3):
+        steering.measured(geometry([0.0, 2.0], [1.0, 0.0]))
+    assert steering.weights.gamma == pytest.approx(2.0), "but it does follow"
 
 
 def test_auto_gamma_gives_both_gradients_the_same_weight() -> None:
@@ -148,6 +158,7 @@ def test_lambda_begins_as_a_share_of_the_standard_gradient() -> None:
     steering.measured(geometry([3.0, 4.0], [0.0, 2.0], preservation=[0.5, 0.0]))
     assert steering.weights.lambda_ == pytest.approx(0.1 * 5.0 / 0.5)
     assert not steering.measures(2)
+    assert steering.measures(10), "how long preservation's gradient may be is looked at again"
 
 
 def drift(steering: SteeringControl, steps: int) -> float:
@@ -163,7 +174,17 @@ def drift(steering: SteeringControl, steps: int) -> float:
 
 def test_lambda_stops_a_collapse_that_the_papers_does_not() -> None:
     assert drift(control(eta=1.0), 200) > 4.0, "lambda 0.01: the prior runs away"
-    assert drift(control(eta=1.0, **{"lambda": "auto"}), 200) < 0.3
+    allowed = 0.25  # of a standard loss of 1 nat
+    assert drift(control(eta=1.0, **{"lambda": "auto"}), 200) < 0.05 + 1.5 * allowed
+
+
+def test_preservation_never_outweighs_what_it_holds() -> None:
+    steering = control(gamma=2.0, eta=1.0, **{"lambda": "auto"})
+    for step in range(60):  # a rise that nothing stops
+        if steering.measures(step):
+            steering.measured(geometry([3.0, 0.0], [0.0, 1.0], preservation=[2.0, 0.0]))
+        steering.observed(0.05 + 0.1 * step, 0.1)
+    assert steering.weights.lambda_ * 2.0 == pytest.approx(3.0 + 2.0 * 1.0)
 
 
 def test_lambda_puts_up_with_a_rise_that_is_little_beside_what_is_to_be_gained() -> None:
@@ -176,17 +197,17 @@ def test_lambda_puts_up_with_a_rise_that_is_little_beside_what_is_to_be_gained()
             steering.observed(0.05 + 0.005 * step, standard)
         found[standard] = steering.weights.lambda_ / begin
     assert found[0.1] > 3
-    assert found[2.0] < 0.2
+    assert found[2.0] < 0.9
 
 
 def test_lambda_falls_while_language_gets_better() -> None:
     steering = control(eta=1.0, **{"lambda": "auto"})
     steering.measured(geometry([1.0, 0.0], [0.0, 1.0], preservation=[1.0, 0.0]))
     before = steering.weights.lambda_
-    for step in range(150):
-        steering.observed(2.0 * 0.95**step, 2.0 * 0.95**step)
+    for step in range(300):
+        steering.observed(2.0 * 0.98**step, 2.0 * 0.98**step)
     assert steering.weights.lambda_ == pytest.approx(before / 10), "but no further"
-    low = 2.0 * 0.95**150
+    low = 2.0 * 0.98**300
     for step in range(60):  # a rise as late as that is answered
         steering.observed(low + 0.005 * step, low)
     assert steering.weights.lambda_ > 2 * before
