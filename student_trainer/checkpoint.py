@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -46,9 +48,9 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     world.wait()
-    student.save(partial)
     state = _tensors(student, learner)
-    with _quiet():
+    with _telling():
+        student.save(partial)
         save(state, checkpoint_id=partial / STATE_FOLDER, no_dist=world.size == 1)
     if world.first:
         meta = {"step": step, "learner": learner.state()}
@@ -69,7 +71,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def restore(path: Path, student: Student, learner: Learner, world: World) -> int:
     """Restore the learner of a `student` that was loaded from `path`; returns the optimizer steps done."""
     state = _tensors(student, learner)
-    with _quiet():
+    with _telling():
         load(state, checkpoint_id=path / STATE_FOLDER, no_dist=world.size == 1)
     set_optimizer_state_dict(student.model, learner.optimizer, state["optimizer"])
     meta = json.loads((path / META_FILE).read_text())
@@ -87,8 +89,20 @@ def _tensors(student: Student, learner: Learner) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """One process that saves or loads alone means to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+def _telling() -> Iterator[None]:
+    """What fails in a library raises OSError, and a signal what it always does.
+
+    torch wraps all that it meets, signals too, in a BaseException. One process that saves or loads alone means to.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        for cause in causes:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+        raise OSError("; ".join(map(str, causes))) from error

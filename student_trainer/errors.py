@@ -15,7 +15,7 @@ class RunInterrupted(TrainerError):
     """A signal ended the run before its last step. A checkpoint was left: the run can go on later."""
 
 
-class RunFailed(TrainerError):
+class RunFailed(TrainerError, OSError):
     """What a run stands on failed under it, such as a disk that is full: no fault of its settings."""
 
 

@@ -18,7 +18,10 @@ class StopHere(KeyboardInterrupt):
 
 
 class Interruption:
-    """Asked for once, a run stops at the next place where it may; a second time, wherever it is."""
+    """Asked for once, a run stops at the next place where it may; by a second Ctrl-C wherever it is.
+
+    A second SIGTERM is the same request: torchrun and Slurm may send it twice, and have SIGKILL for who won't listen.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -56,9 +59,12 @@ class Interruption:
             self._at_once = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        again, self.asked = self.asked, True
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
         if self._at_once:
             raise StopHere
-        log.warning("interrupted: the run ends after this step; a second time, and it ends at once")
+        if not again:
+            log.warning(
+                "interrupted: the run ends where it can be left; a second Ctrl-C ends it at once"
+            )

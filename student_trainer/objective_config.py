@@ -34,7 +34,8 @@ class ObjectiveConfig(Settings):
     lambda_max: float = Field(default=10.0, gt=0)
     """Largest lambda that "auto" may choose."""
     measure_every: int = Field(default=10, ge=1)
-    """Steps between measurements of the gradients where gamma is "auto"; each takes a backward pass per term."""
+    """Steps between measurements of the gradients where gamma or lambda is "auto"; each takes a backward pass a
+    term."""
     prior: Literal["student", "frozen", "average"] = "student"
     """Whose text prior q* stands on: the student's own, the initial student's, or that of a moving average of its
     weights. The last two keep a second copy of the model."""

@@ -16,11 +16,11 @@ from student_trainer.objective_config import ObjectiveConfig
 PRESERVED_SHARE = 0.1
 """lambda "auto" begins where preservation's gradient has this share of the standard one's length."""
 SMOOTHING = 0.9
-"""How much of the smoothed language loss each step keeps."""
+"""How much of a smoothed loss each step keeps."""
 RISE, FALL = 0.1, 0.01
 """Largest relative changes of lambda in a step, as logarithms: holding too little is paid for at once, holding too much
 hardly."""
-KEPT = 5
+MEASUREMENTS = 5
 """Measurements whose median is taken: one batch's ratio of norms may be far off."""
 LEAST_SHARE = 0.1
 """Of where lambda "auto" began; below it no late rise could be answered in time."""
@@ -33,7 +33,7 @@ FLOOR = 0.02
 
 
 @dataclass
-class Lowest:
+class SmoothedLoss:
     """A loss smoothed over steps, and the lowest that it has been."""
 
     smoothed: float | None = None
@@ -81,7 +81,7 @@ class SteeringControl:
         self._limits: list[float] = []
         self._etas: list[float] = []
         self._least = 0.0
-        self._language, self._standard = Lowest(), Lowest()
+        self._language, self._standard = SmoothedLoss(), SmoothedLoss()
         if not self._steers:
             self._etas = [1.0]
         elif not isinstance(config.eta, str):
@@ -106,7 +106,7 @@ class SteeringControl:
                 gamma = gamma_at_angle(geometry, config.gamma_angle, config.gamma_max)
             else:
                 gamma = gamma_at_share(geometry, config.gamma_share, config.gamma_max)
-            self._gammas = [*self._gammas, gamma][-KEPT:]
+            self._gammas = [*self._gammas, gamma][-MEASUREMENTS:]
             self._gamma = statistics.median(self._gammas)
         if self._auto_lambda and geometry.norm("preservation") > 0:
             self._limit(geometry)
@@ -121,7 +121,7 @@ class SteeringControl:
         """Begin lambda "auto", and keep preservation's gradient from outweighing the other two together."""
         standard, own = geometry.norm("standard"), geometry.norm("preservation")
         steering = self._gamma * geometry.norm("steering") if self._steers else 0.0
-        self._limits = [*self._limits, (standard + steering) / own][-KEPT:]
+        self._limits = [*self._limits, (standard + steering) / own][-MEASUREMENTS:]
         if self._lambda == 0:
             self._lambda = PRESERVED_SHARE * standard / own
             self._least = LEAST_SHARE * min(self._lambda, self._config.lambda_max)
@@ -145,8 +145,8 @@ class SteeringControl:
         self._standard.add(standard)
         rise = self._language.add(language) - self._language.lowest
         allowed = SLACK * (self._language.lowest + FLOOR) + ALLOWANCE * self._standard.lowest
-        above = min(max(rise / allowed - 1.0, -1.0), 1.0)
-        factor = math.exp((RISE if above > 0 else FALL) * above)
+        excess = min(max(rise / allowed - 1.0, -1.0), 1.0)
+        factor = math.exp((RISE if excess > 0 else FALL) * excess)
         self._lambda = min(max(self._lambda * factor, self._least), self._most)
 
     @property
@@ -169,8 +169,16 @@ class SteeringControl:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Go on from `state()`; raises ValueError where that is another version's."""
+        if missing := self.state().keys() - state.keys():
+            raise ValueError(
+                f"the checkpoint has no {', '.join(sorted(missing))}: another version of this program wrote it; go on "
+                "with that one"
+            )
         self._etas, self._gammas = list(state["etas"]), list(state["gammas"])
         self._limits = list(state["limits"])
         self._gamma, self._lambda, self._least = state["gamma"], state["lambda"], state["least"]
-        self._language, self._standard = Lowest(**state["language"]), Lowest(**state["standard"])
+        self._language, self._standard = (
+            SmoothedLoss(**state["language"]),
+            SmoothedLoss(**state["standard"]),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -66,6 +67,8 @@ class Trainer:
         self._folder = config.run_dir / "checkpoints"
         last = self._last_checkpoint()
         self.data = DataSet(config.data.train, config.data)
+        if config.eval.every:
+            self._validation()  # a name given wrongly is told now
         with contextlib.ExitStack() as opened:
             self.world = World(own_device(config.device), sharded=config.parallel == "fsdp2")
             _refuse_idle_ranks(config, self.world)
@@ -158,19 +161,26 @@ class Trainer:
         Raises RunInterrupted where a signal ends it before, with a checkpoint of what was reached, and RunFailed where
         a disk or a network does.
         """
-        try:
-            with self._interruption.later():
+        with self._interruption.later():
+            try:
                 return self._run()
-        except (TeacherError, TrainerError, FileNotFoundError):  # the last is a name given wrongly
-            raise
-        except OSError as error:
-            raise RunFailed(f"step {self.step} failed: {error}") from error
-        except StopHere:
+            except StopHere:
+                self._leave()
+            except (TeacherError, TrainerError):
+                raise
+            except OSError as error:
+                raise RunFailed(f"step {self.step} failed: {error}") from error
+
+    def _leave(self) -> NoReturn:
+        """Keep what was reached, and end."""
+        try:
             if self.step > self._saved_step:
                 self._save()
-            kept = f"step {self.step} is kept in {self._folder}: go on with --resume"
-            said = kept if self.step else "before the first step; nothing is kept"
-            raise RunInterrupted(f"interrupted; {said}") from None
+        except OSError as error:
+            raise RunFailed(f"interrupted; step {self.step} can't be kept: {error}") from error
+        kept = f"step {self.step} is kept in {self._folder}: go on with --resume"
+        said = kept if self.step else "before the first step; nothing is kept"
+        raise RunInterrupted(f"interrupted; {said}") from None
 
     def _run(self) -> Path:
         config = self._config
@@ -268,16 +278,21 @@ class Trainer:
 
     def validate(self) -> float:
         """Greedy accuracy on the validation rows, over all ranks; nothing may be under way in the sampler."""
-        config = self._config
-        if config.data.validation is None:
-            raise ValueError(
-                "eval.every is set but data.validation is not; name a file of validation rows"
-            )
-        found = self.evaluate(config.data.validation, config.eval.limit)
+        found = self.evaluate(self._validation(), self._config.eval.limit)
         right, questions = self.world.sums(
             [found.accuracy * len(found.responses), len(found.responses)]
         )
         return right / questions
+
+    def _validation(self) -> str:
+        """Name of the validation rows, which are there."""
+        path = self._config.data.validation
+        if path is None:
+            raise ValueError(
+                "eval.every is set but data.validation is not; name a file of validation rows"
+            )
+        DataSet(path, self._config.data)
+        return path
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
         """Greedy answers of the student as it is to this rank's share of the first rows of a file."""

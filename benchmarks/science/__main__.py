@@ -2,7 +2,7 @@
 
 Settings are chosen on the validation questions with the student of seed 0, four for each objective; figures are of the
 held-out questions over several seeds (of the initial student, sampling and data order). Results are kept one file a run
-under runs/science, and a second call goes on where the first ended.
+under runs/science, and a second call goes on where the first ended: delete the folder once the trainer has changed.
 """
 
 from __future__ import annotations

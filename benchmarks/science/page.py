@@ -32,8 +32,8 @@ def page(results: Mapping[str, Results], flat: Mapping[str, Any], angles: Mappin
         dict.fromkeys(PLACES, ""),
         title="Objectives on the toy",
         lede=f"{flat['seeds']} seeds of initial student, sampling and data order, {flat['steps']} steps each. "
-        "Learning rate, gamma and lambda of every objective were chosen on validation pictures; all figures are of "
-        "pictures held out.",
+        "Learning rate, gamma and lambda were chosen on validation pictures, of auto the rate alone; all figures are "
+        "of pictures held out.",
         results=tasks + _findings(flat["findings"]),
         deciles=f"<section>\n<h2>Geometry of the gradients</h2>\n{measured}\n</section>",
     )

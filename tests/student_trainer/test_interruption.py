@@ -33,12 +33,18 @@ def test_before_a_run_it_stops_at_once(interruption):
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_second_signal_does_not_wait(interruption):
+def test_a_second_ctrl_c_does_not_wait(interruption):
     with interruption.later():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt) as caught:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
     assert not isinstance(caught.value, StopHere), "what is half done must not be kept"
+
+
+def test_a_second_sigterm_asks_for_nothing_more(interruption):
+    with interruption.later():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_handlers_come_back():

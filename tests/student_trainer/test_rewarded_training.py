@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.api import CheckpointException
 
+from student_trainer.checkpoint import _telling
 from student_trainer.config import TrainConfig
 from student_trainer.errors import RunFailed, RunInterrupted, TooManyDropped
-from student_trainer.interruption import Interruption
+from student_trainer.interruption import Interruption, StopHere
 from student_trainer.train import Trainer, train
 from tests.loopback import serving
 from tests.pictures import noise
@@ -247,11 +250,50 @@ def test_steps_that_share_rollouts_are_done_before_a_run_is_left(student, rows, 
             trainer.run()
 
 
+def test_a_signal_that_comes_while_it_saves_is_no_harm(student, rows, tmp_path):
+    interruption = Interruption()
+    with Trainer(settings(student, rows, tmp_path, steps=6), interruption) as trainer:
+        trainer.train_step()
+        save = trainer._save
+
+        def interrupted() -> Path:
+            signal.raise_signal(signal.SIGTERM)
+            return save()
+
+        def another_rank_was_asked() -> None:
+            raise StopHere
+
+        trainer._save, trainer._stop_if_asked = interrupted, another_rank_was_asked
+        with interruption.listening(), pytest.raises(RunInterrupted, match="step 1 is kept"):
+            trainer.run()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000001"]
+
+
 def test_a_disk_that_fails_is_not_a_wrong_setting(student, rows, tmp_path):
     with Trainer(settings(student, rows, tmp_path)) as trainer:
         (tmp_path / "checkpoints").write_text("in the way")
         with pytest.raises(RunFailed, match="step 2 failed"):
             trainer.run()
+    interruption = Interruption()
+    with Trainer(settings(student, rows, tmp_path / "b"), interruption) as trainer:
+        trainer.train_step()
+        (tmp_path / "b" / "checkpoints").write_text("in the way")
+        interruption.asked = True
+        with pytest.raises(RunFailed, match="step 1 can't be kept"):
+            trainer.run()
+
+
+def test_what_torch_wraps_comes_out_as_what_it_is():
+    with pytest.raises(OSError, match="No space left"), _telling():
+        raise CheckpointException("", {0: (OSError(28, "No space left"), StackSummary())})
+    with pytest.raises(StopHere), _telling():
+        raise CheckpointException("", {0: (StopHere(), StackSummary())})
+
+
+def test_validation_rows_that_are_not_there_are_told_at_the_start(student, rows, tmp_path):
+    data = {"train": str(rows), "validation": str(tmp_path / "none.jsonl")}
+    with pytest.raises(ValueError, match=r"no data file at .*none\.jsonl"):
+        Trainer(settings(student, rows, tmp_path / "run", data=data, eval={"every": 1}))
 
 
 def test_answers_that_are_too_old_are_dropped_and_counted(ahead, tmp_path, caplog):

@@ -235,3 +235,10 @@ def test_state_goes_on() -> None:
         steering.observed(0.9, 0.8)
     assert first.weights == second.weights
     assert first.state() == second.state()
+
+
+def test_another_versions_state_is_told_by_name() -> None:
+    state = control().state()
+    del state["gammas"]
+    with pytest.raises(ValueError, match="the checkpoint has no gammas: another version"):
+        control().restore(state)

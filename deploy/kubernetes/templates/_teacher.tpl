@@ -19,7 +19,7 @@ metadata:
     {{- end }}
 spec:
   {{- include "pod.security" $root | nindent 2 }}
-  # After a drain that ran out of time vLLM's processes get as long again; 15 s are for closing lines and ending them.
+  # A drain that ran out of time, vLLM's processes ended after it, lines closed; what is not needed costs nothing.
   terminationGracePeriodSeconds: {{ add $teacher.preStopSeconds (mul 2 $teacher.graceSeconds) 15 }}
   {{- if .set }}
   subdomain: {{ .set }}

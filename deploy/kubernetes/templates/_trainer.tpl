@@ -142,6 +142,7 @@ template:
         command: {{- include "trainer.command" . | nindent 10 }}
         env:
           - {name: TOKENIZERS_PARALLELISM, value: "false"}
+          - {name: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, value: "100"}
           {{- include "hub.env" $root | nindent 10 }}
           {{- with $trainer.env }}
           {{- toYaml . | nindent 10 }}
