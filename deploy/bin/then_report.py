@@ -28,7 +28,8 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, hand_on)
     started.append(subprocess.Popen(command))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the training by itself
+    # A terminal's Ctrl-C reaches the training by itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     status = started[0].wait()
     if status:
         return status if status > 0 else 128 - status
