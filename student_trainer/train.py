@@ -68,7 +68,7 @@ class Trainer:
         last = self._last_checkpoint()
         self.data = DataSet(config.data.train, config.data)
         if config.eval.every:
-            self._validation()  # a name given wrongly is told now
+            DataSet(self._validation(), config.data)  # a name given wrongly is told now
         with contextlib.ExitStack() as opened:
             self.world = World(own_device(config.device), sharded=config.parallel == "fsdp2")
             _refuse_idle_ranks(config, self.world)
@@ -285,13 +285,12 @@ class Trainer:
         return right / questions
 
     def _validation(self) -> str:
-        """Name of the validation rows, which are there."""
+        """File of the validation rows."""
         path = self._config.data.validation
         if path is None:
             raise ValueError(
                 "eval.every is set but data.validation is not; name a file of validation rows"
             )
-        DataSet(path, self._config.data)
         return path
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:

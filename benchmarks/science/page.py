@@ -16,6 +16,8 @@ WIDTH, ROW, LEFT, RIGHT = 480.0, 24.0, 140.0, 470.0
 """Of the plot, a row of it, and where 0 and 100 % lie."""
 KINDS = {"greedy": "c0", "sampled": "c1"}
 """Ways to answer, and their colours."""
+COLUMNS = ("greedy, %", "sampled, %", "learning rate", "gamma", "lambda")
+"""Of a task's table, after the objective."""
 PLACES = tuple(
     name
     for name in TEMPLATE.get_identifiers()
@@ -41,7 +43,7 @@ def page(results: Mapping[str, Results], flat: Mapping[str, Any], angles: Mappin
 
 def _task(task: str, found: Results, flat: Mapping[str, Any]) -> str:
     rows = "".join(_row(name, f"tasks.{task}.objectives.{name}", flat) for name in found)
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("objective", *_COLUMNS))
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("objective", *COLUMNS))
     legend = "".join(
         f'<li class="{colour}"><svg viewBox="0 0 22 10" aria-hidden="true">'
         f'<circle class="marker" cx="11" cy="5" r="4"/></svg>{kind}</li>'
@@ -50,12 +52,10 @@ def _task(task: str, found: Results, flat: Mapping[str, Any]) -> str:
     return (
         f"<section>\n<h2>{escape(task)}</h2>\n<figure><h3>Accuracy by seed</h3>{_plot(task, found)}<figcaption>"
         f'<ul class="legend">{legend}</ul><p>A circle is a seed, a bar the mean over seeds.</p></figcaption></figure>\n'
-        f'<div class="scroll"><table class="wide">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
+        '<div class="scroll" style="margin-top: 2rem"><table class="wide">\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
         "</div>\n</section>\n"
     )
-
-
-_COLUMNS = ("greedy, %", "sampled, %", "learning rate", "gamma", "lambda")
 
 
 def _row(name: str, prefix: str, flat: Mapping[str, Any]) -> str:
@@ -113,8 +113,9 @@ def _findings(found: Sequence[Mapping[str, str]]) -> str:
     )
     return (
         "<section>\n<h2>What holds of the paper, at this scale</h2>\n"
-        '<p class="soft">Yes and no: the mean of paired differences over seeds is more than two standard errors from '
-        "zero; otherwise the claim is unclear.</p>\n"
+        '<p class="soft">Where two objectives are compared, yes and no mean that the paired differences over seeds have '
+        "a mean more than two standard errors from zero. Auto is as good where it is no more than one below. What a loss "
+        "does must be so in all runs.</p>\n"
         f'<div class="scroll"><table class="wide">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
         "</div>\n</section>\n"
     )
