@@ -113,9 +113,9 @@ def _findings(found: Sequence[Mapping[str, str]]) -> str:
     )
     return (
         "<section>\n<h2>What holds of the paper, at this scale</h2>\n"
-        '<p class="soft">Where two objectives are compared, yes and no mean that the paired differences over seeds have '
-        "a mean more than two standard errors from zero. Auto is as good where it is no more than one below. What a loss "
-        "does must be so in all runs.</p>\n"
+        '<p class="soft">Where two objectives are compared, yes and no mean that paired differences over seeds '
+        "have a mean more than two standard errors from zero. Auto is as good where it is no more than one below. "
+        "What a loss does must be so in all runs.</p>\n"
         f'<div class="scroll"><table class="wide">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
         "</div>\n</section>\n"
     )
