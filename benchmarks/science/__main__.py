@@ -49,26 +49,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
     parser.add_argument("--names", nargs="*", help="objectives of the table; all without")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the teacher ends with us
-    results = {task: science(task, arguments) for task in arguments.tasks}
+    found = {task: science(task, arguments) for task in arguments.tasks}
+    results = {task: heldout for task, (heldout, _) in found.items()}
+    validation = {task: accuracies for task, (_, accuracies) in found.items()}
     geometry = {
         task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())
         for task in arguments.tasks
     }
     angles = {task: found["angles"] for task, found in geometry.items()}
-    flat = table(results, angles, arguments.steps)
+    flat = table(results, validation, angles, arguments.steps)
     OUT.write_text(json.dumps(flat, indent=2) + "\n")
     PAGE.write_text(page(results, flat, geometry), encoding="utf-8")
     print(f"wrote {OUT} and {PAGE}")
 
 
-def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Held-out results of a task by objective, one for each seed; runs that are kept are not done again."""
+def science(
+    task: str, arguments: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+    """Held-out results of a task by objective, one for each seed, and validation accuracies by setting.
+
+    Runs that are kept are not done again.
+    """
     models = FOLDER / "models" / task
     make(task, "teacher", 0, models / "teacher")
     for seed in range(arguments.seeds):
@@ -87,7 +94,8 @@ def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
             for settings in grid.values()
             for setting in settings
         ]
-        chosen = choose(grid, run_all(tried, address, pool))
+        accuracies = run_all(tried, address, pool)
+        chosen = choose(grid, accuracies)
         final = [
             Run(task, seed, arguments.steps, setting, models, heldout=True)
             for seed, setting in itertools.product(range(arguments.seeds), [None, *chosen.values()])
@@ -99,7 +107,9 @@ def science(task: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
         found.setdefault("initial" if run.setting is None else run.setting.name, []).append(
             done[run]
         )
-    return found
+    return found, {
+        run.setting.key: accuracies[run]["validation_accuracy"] for run in tried if run.setting
+    }
 
 
 def measure_angles(task: str, models: Path, address: str) -> None:

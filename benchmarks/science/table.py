@@ -18,10 +18,15 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def table(
     results: Mapping[str, Results],
+    validation: Mapping[str, Mapping[str, float]],
     angles: Mapping[str, Mapping[str, Sequence[float | None]]],
     steps: int,
 ) -> dict[str, Any]:
-    """The flat file: keys with dots for what is nested. `angles` by task and pair, with the plain keys for "base"."""
+    """The flat file: keys with dots for what is nested.
+
+    `validation`: by task and setting, the accuracy that the choice was made by. `angles`: by task and pair, with the
+    plain keys for "base".
+    """
     seeds = {figures["seed"] for task in results.values() for r in task.values() for figures in r}
     flat: dict[str, Any] = {"seeds": len(seeds), "steps": steps}
     for task, objectives in results.items():
@@ -41,6 +46,8 @@ def table(
                 )
                 if runs[0].get(field) is not None
             }
+    for task, accuracies in validation.items():
+        flat |= {f"tasks.{task}.validation.{key}": share for key, share in accuracies.items()}
     for task, pairs in angles.items():
         prefix = "angles" if task == "base" else f"angles_{task}"
         for name, values in pairs.items():

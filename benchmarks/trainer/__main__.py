@@ -1,6 +1,6 @@
 """`python -m benchmarks.trainer`, from the repository root: writes benchmarks/results/trainer.json.
 
-On a CPU of two cores that has nothing else to do: about 11 minutes for step_cost, 7 for overlap, 2 for ranks, 1 for
+On a CPU of two cores that has nothing else to do: about 30 minutes for step_cost, 7 for overlap, 2 for ranks, 1 for
 loss_memory. Each module tells what its figures are of. A part that is left out with --only keeps the figures that the
 file holds, with the date of their own run.
 """

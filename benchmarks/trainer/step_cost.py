@@ -10,11 +10,15 @@ the learner: both contexts of a batch take as long as standard's update. Our ser
 standard distillation asks for one, so that its teacher is charged the part of Qwen3-VL-8B's work that one context is.
 
     no_overlap    max_lag 0: sampling, what is left to wait for the teacher, and the update follow each other
-    overlap       max_lag 1: sampler and learner have a core each, a step takes as long as the slower one
+    overlap       max_lag 1: sampler and learner have a core each
 
-With overlap the ratio lies between 1, where the sampler bounds the run, and that of the updates, where the learner
-does. How the two compare here is `sample_over_update`; longer answers bring the ratio nearer to 1. Steps in which eta
-"auto" is measured have a backward pass for each part of the objective; they are told apart and don't count.
+With overlap a step takes as long as the slower of the two, and at least half of what sampling, the rest of the scoring
+and the update take together: the answers of step n + 1 are sampled from the weights that step n - 1 left. The rest of
+the scoring is that of the answers sampled last, so that it weighs less the more of them a step has. Four are sampled at
+once and make a microbatch; a step of four is all rest, which nobody trains with, and is measured beside one of sixteen
+(the paper's has 128). How sampling and update compare is `sample_over_update`; where the sampler bounds the run the
+ratio is 1. Steps in which eta "auto" is measured have a backward pass for each part of the objective; they are told
+apart and don't count.
 """
 
 from __future__ import annotations
@@ -56,8 +60,10 @@ class Setup:
     max_new_tokens: int = 256
     ends: int = 6
     """Words that end an answer."""
-    answers: int = 4
-    """Of a step; each has a question and a picture of its own."""
+    microbatch: int = 4
+    """Answers sampled, and learnt from, at once; each has a question and a picture of its own."""
+    overlapped: tuple[int, ...] = (4, 16)
+    """Answers of a step at lag 1, multiples of a microbatch; `step_time_vgs_lp_over_standard` is of the last."""
     warm_up: int = ETA_STEPS + 1
     steps: int = 24
     """Of each objective and lag that count."""
@@ -85,7 +91,9 @@ class Runner:
         """Its questions."""
         return self.folder / "data.parquet"
 
-    def trainer(self, objective: str, address: str, max_lag: Literal[0, 1], pause: int) -> Trainer:
+    def trainer(
+        self, objective: str, address: str, max_lag: Literal[0, 1], pause: int, answers: int
+    ) -> Trainer:
         """At lag 1 nothing is sampled beside every `pause`-th step."""
         sizes = self.setup
         config = {
@@ -96,11 +104,11 @@ class Runner:
             "threads": 1,
             "max_lag": max_lag,
             "data": {"train": str(self.data)},
-            "sampler": {"batch_size": sizes.answers, "max_new_tokens": sizes.max_new_tokens},
+            "sampler": {"batch_size": sizes.microbatch, "max_new_tokens": sizes.max_new_tokens},
             "teacher": {"address": address},
             "objective": {"name": objective, "eta_steps": ETA_STEPS},
             "optimizer": {"lr": 1e-12},
-            "batch": {"prompts": sizes.answers, "microbatch": sizes.answers},
+            "batch": {"prompts": answers, "microbatch": sizes.microbatch},
             "checkpoint": {"every": pause},
             "trackers": (),
         }
@@ -108,12 +116,17 @@ class Runner:
 
     @contextlib.contextmanager
     def trainers(
-        self, addresses: Mapping[str, str], max_lag: Literal[0, 1], pause: int
+        self,
+        addresses: Mapping[str, str],
+        max_lag: Literal[0, 1] = 0,
+        pause: int = 0,
+        answers: int | None = None,
     ) -> Iterator[dict[str, Trainer]]:
-        """One for each objective."""
+        """One for each objective; a step has a microbatch of answers unless it is said."""
+        answers = answers or self.setup.microbatch
         with contextlib.ExitStack() as stack:
             yield {
-                name: stack.enter_context(self.trainer(name, address, max_lag, pause))
+                name: stack.enter_context(self.trainer(name, address, max_lag, pause, answers))
                 for name, address in addresses.items()
             }
 
@@ -121,7 +134,7 @@ class Runner:
         """Seconds of the teacher's device for a response token, by objective."""
         with (
             simulated_teacher(Device(0.0), self.student) as address,
-            self.trainers({"standard": address}, max_lag=0, pause=0) as trainers,
+            self.trainers({"standard": address}) as trainers,
         ):
             found = [trainers["standard"].train_step() for _ in range(CALIBRATION)][1:]
         both = sum(s["time/update_s"] for s in found) / sum(s["rollout/tokens"] for s in found)
@@ -133,20 +146,20 @@ class Runner:
     def without_overlap(self, addresses: Mapping[str, str]) -> Runs:
         """A step of one, a step of the other; those of the warm-up are among them."""
         found: Runs = {name: [] for name in addresses}
-        with self.trainers(addresses, max_lag=0, pause=0) as trainers:
+        with self.trainers(addresses) as trainers:
             for _ in range(self.setup.warm_up + self.setup.steps):
                 for name, trainer in trainers.items():
                     found[name].append(trainer.train_step())
         return found
 
-    def with_overlap(self, addresses: Mapping[str, str]) -> Runs:
+    def with_overlap(self, addresses: Mapping[str, str], answers: int) -> Runs:
         """Some steps of one, some of the other: else one's sampler would work beside the other's learner.
 
         Means of two steps each: at lag 1 the wait may fall on every other one. A first turn is the warm-up.
         """
         sizes, found = self.setup, {name: list[Metrics]() for name in addresses}
         pause = sizes.fill + sizes.turn + 1
-        with self.trainers(addresses, max_lag=1, pause=pause) as trainers:
+        with self.trainers(addresses, 1, pause, answers) as trainers:
             for turn in range(1 + sizes.steps // sizes.turn):
                 for name, trainer in trainers.items():
                     steps = [trainer.train_step() for _ in range(pause)][sizes.fill : -1]
@@ -167,15 +180,17 @@ def measure(setup: Setup = Setup()) -> dict[str, float]:
             for name, seconds in runner.token_s().items()
         }
         everything = runner.without_overlap(addresses)
-        beside = runner.with_overlap(addresses)
-    for runs in (everything, beside):
+        beside = {answers: runner.with_overlap(addresses, answers) for answers in setup.overlapped}
+    for runs in (everything, *beside.values()):
         tokens = [[step["rollout/tokens"] for step in runs[name]] for name in OBJECTIVES]
         assert tokens[0] == tokens[1], "the objectives did not train on the same rollouts"
     eta = {name: steps[1:ETA_STEPS] for name, steps in everything.items()}
     apart = {name: steps[setup.warm_up :] for name, steps in everything.items()}
     standard = apart["standard"]
-    return {
-        "step_time_vgs_lp_over_standard": _ratio(beside, "step"),
+    most = setup.overlapped[-1]
+    figures = {
+        "step_time_vgs_lp_over_standard": _ratio(beside[most], "step"),
+        "step_time_vgs_lp_over_standard_answers": most,
         "step_time_vgs_lp_over_standard_no_overlap": _ratio(apart, "step"),
         "update_time_vgs_lp_over_standard": _ratio(apart, "update"),
         "update_time_vgs_lp_over_standard_while_eta_is_measured": _ratio(eta, "update"),
@@ -183,9 +198,13 @@ def measure(setup: Setup = Setup()) -> dict[str, float]:
         "step_cost_parameters": parameters,
         "step_cost_response_tokens": mean(step["rollout/length_mean"] for step in standard),
         **_medians(apart, "no_overlap"),
-        **_medians(beside, "overlap"),
         **_shares(setup),
     }
+    for answers, runs in beside.items():
+        kind = f"overlap_{answers}_answers"
+        figures[f"step_time_vgs_lp_over_standard_{kind}"] = _ratio(runs, "step")
+        figures |= _medians(runs, kind)
+    return figures
 
 
 def _median(steps: Sequence[Metrics], stage: str) -> float:

@@ -53,12 +53,14 @@ def test_the_table():
         "vgs-lp": [figures("vgs-lp", i, a, **ends) for i, a in enumerate((0.75, 0.66, 0.69))],
         "auto": [figures("auto", i, a) for i, a in enumerate((0.74, 0.66, 0.70))],
     }
-    flat = table({"base": results}, {"base": {"lang_vis": [60.0] * 9 + [92.04]}}, 100)
+    validation = {"base": {"standard_lr0.0005_gamma0.0_lambda0.0": 0.7}}
+    flat = table({"base": results}, validation, {"base": {"lang_vis": [60.0] * 9 + [92.04]}}, 100)
     assert flat["seeds"] == 3
     assert flat["tasks.base.objectives.standard.greedy_mean"] == pytest.approx(0.65)
     assert flat["tasks.base.objectives.standard.greedy_std"] == pytest.approx(0.05)
     assert flat["tasks.base.objectives.vgs-lp.gamma"] == 2.0
     assert "tasks.base.objectives.initial.gamma" not in flat
+    assert flat["tasks.base.validation.standard_lr0.0005_gamma0.0_lambda0.0"] == 0.7
     assert flat["angles.lang_vis"][9] == 92.0
     held = {entry["claim"]: entry["holds"] for entry in flat["findings"]}
     assert held["base: VGS-LP is better than standard distillation (46.10 against 43.74)"] == "yes"
@@ -89,7 +91,7 @@ def test_the_page():
     }
     found = page(
         {"base": results},
-        table({"base": results}, {"base": measured["angles"]}, 100),
+        table({"base": results}, {}, {"base": measured["angles"]}, 100),
         {"base": measured},
     )
     assert "Language to visual" in parse(found).text

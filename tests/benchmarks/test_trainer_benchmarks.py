@@ -26,7 +26,8 @@ TINY = Setup(
     lengths=Lengths(image=4, text=6, response=6),
     max_new_tokens=8,
     ends=4,
-    answers=2,
+    microbatch=2,
+    overlapped=(2, 4),
     warm_up=2,
     steps=2,
     turn=2,
@@ -81,7 +82,12 @@ def test_overlap_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_step_cost_in_short() -> None:
     figures = step_cost.measure(TINY)
-    assert figures["step_time_vgs_lp_over_standard"] > 0
+    assert figures["step_time_vgs_lp_over_standard_answers"] == 4
+    assert (
+        figures["step_time_vgs_lp_over_standard"]
+        == figures["step_time_vgs_lp_over_standard_overlap_4_answers"]
+        != figures["step_time_vgs_lp_over_standard_overlap_2_answers"]
+    )
     assert figures["step_time_vgs_lp_over_standard_no_overlap"] > 0
     parts = ("sampler_wait_s", "teacher_wait_s", "update_s")
     whole = sum(figures[f"{part}_vgs_lp_no_overlap"] for part in parts)
