@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
+from protos.errors import Unavailable
 from protos.teacher_info import TeacherInfo
 from student_trainer.answer import is_correct
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
 from student_trainer.demo_config import DemoConfig
+from student_trainer.errors import TeacherGone, TrainerError
 from student_trainer.evaluate import Evaluation
 from student_trainer.metrics import read_metrics
 from student_trainer.objective_config import ObjectiveConfig
@@ -52,27 +54,43 @@ class _Run:
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Run the comparison; writes summary.json and report.html under `run_dir` and returns the summary."""
+    """Run the comparison; writes summary.json and report.html under `run_dir` and returns the summary.
+
+    Raises TrainerError where the teacher does not start, or goes away.
+    """
     if not config.objectives:
         raise ValueError(
             "the demo compares nothing: give at least one [[objectives]] table in --config"
         )
+    summary_file, report = config.run_dir / "summary.json", config.run_dir / "report.html"
     for objective in config.objectives:  # nothing but what an earlier demo left
         shutil.rmtree(config.run_dir / objective.name, ignore_errors=True)
-    runs: dict[str, _Run] = {}
-    with teacher_process(config.teacher_config, config.run_dir) as address:
-        for objective in config.objectives:
-            log.info("training objective=%s", objective.name)
-            before = next(iter(runs.values())).before if runs else None
-            runs[objective.name] = _run(config, objective, address, before)
+    for file in (summary_file, report):
+        file.unlink(missing_ok=True)
+    runs = _runs(config)
     summary = _summary(config, runs)
-    (config.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary_file.write_text(json.dumps(summary, indent=2) + "\n")
     curves = {name: run.curve for name, run in runs.items()}
-    report = config.run_dir / "report.html"
     report.write_text(render_report(summary, curves, _examples(config, runs)), encoding="utf-8")
     print(_table(summary["objectives"]))
     print(f"report: {report}")
     return summary
+
+
+def _runs(config: DemoConfig) -> dict[str, _Run]:
+    """One for each objective, by name, all with one teacher."""
+    runs: dict[str, _Run] = {}
+    try:
+        with teacher_process(config.teacher_config, config.run_dir) as address:
+            for objective in config.objectives:
+                log.info("training objective=%s", objective.name)
+                before = next(iter(runs.values())).before if runs else None
+                runs[objective.name] = _run(config, objective, address, before)
+    except (TeacherGone, Unavailable) as error:  # in a run, or as the next one began
+        raise TrainerError(
+            f"the demo's teacher went away; see {config.run_dir / 'teacher.log'}, and run the demo again"
+        ) from error
+    return runs
 
 
 def _run(
@@ -86,7 +104,7 @@ def _run(
         trainer.run()
         seconds = time.monotonic() - started_s
         after = trainer.evaluate(config.heldout, config.heldout_limit)
-        assert trainer.teachers is not None, "the demo compares distillation objectives"
+        assert trainer.teachers is not None  # all objectives of a demo distil
         (teacher,), bytes_per_token = trainer.teachers.infos, trainer.teachers.bytes_per_token
     curve = read_metrics(train.run_dir / "metrics.jsonl")
     steered = objective.name != "standard"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from student_trainer.config import TrainConfig
 from student_trainer.objective_config import ObjectiveConfig
@@ -31,4 +31,20 @@ class DemoConfig(Settings):
     train: TrainConfig = TrainConfig()
     """What all runs have in common; its objective, run folder and teacher address are set by the demo."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], tyro.conf.Fixed] = ()
-    """One run each."""
+    """One run each, under the objective's name."""
+
+    @model_validator(mode="after")
+    def _runs_to_compare(self) -> DemoConfig:
+        names = [objective.name for objective in self.objectives]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f'objectives has "{name}" {names.count(name)} times, and a run is kept under its name; leave one '
+                    "of them"
+                )
+        if "grpo" in names:
+            raise ValueError(
+                'objectives has "grpo", which distils nothing, and the demo compares distillation; leave it out, and '
+                "use `student-trainer train` for it"
+            )
+        return self
