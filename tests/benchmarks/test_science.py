@@ -1,11 +1,12 @@
 """The science table, from results as they are kept."""
 
 import json
+import math
 
 import pytest
 
 from benchmarks.science.__main__ import choose
-from benchmarks.science.findings import findings
+from benchmarks.science.findings import T_975, comparisons, findings
 from benchmarks.science.page import page
 from benchmarks.science.setting import candidates
 from benchmarks.science.table import table
@@ -74,8 +75,16 @@ def test_the_table():
 
 
 @pytest.mark.parametrize(
-    ("gains", "holds"), [([5, 6, 7], "yes"), ([-5, -6, -7], "no"), ([-5, 6, 1], "unclear"), ([5], "unclear")]
-)  # fmt: skip
+    ("gains", "holds"),
+    [
+        ([5, 6, 7], "yes"),
+        ([-5, -6, -7], "no"),
+        ([-5, 6, 1], "unclear"),
+        ([5], "unclear"),
+        ([3, 6, 9], "unclear"),  # 3.5 standard errors, where three runs ask for 4.3
+        ([2, 10] * 15, "yes"),
+    ],
+)
 def test_a_claim_is_judged_by_paired_differences(gains, holds):
     standard = [0.5] * len(gains)
     steered = [0.5 + gain / 100 for gain in gains]
@@ -83,10 +92,49 @@ def test_a_claim_is_judged_by_paired_differences(gains, holds):
     assert entry["holds"] == holds
 
 
+@pytest.mark.parametrize(("runs", "quantile"), T_975.items())
+def test_the_quantiles_are_students(runs, quantile):
+    """Its density, integrated from 0 by the midpoint rule."""
+    freedom, steps = runs - 1, 4000
+    width = quantile / steps
+    area = sum(
+        (1 + ((i + 0.5) * width) ** 2 / freedom) ** (-(freedom + 1) / 2) for i in range(steps)
+    )
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    assert 0.5 + area * width * scale == pytest.approx(0.975, abs=4e-5)  # as T_975 is rounded
+
+
+def test_comparisons_are_of_pairs_with_several_runs():
+    base = {"standard": [0.5, 0.6], "vgs": [0.6, 0.7], "vgs-lp": [0.7, 0.8], "grpo": [0.4, 0.4]}
+    assert comparisons({"base": base, "chatty": {"standard": [0.5], "vgs-lp": [0.6]}}) == 2
+
+
+@pytest.mark.parametrize(
+    ("pair", "first", "last", "holds"),
+    [
+        ("lang_vis", 46.0, 106.0, "yes"),
+        ("lang_vis", 79.0, 89.0, "no"),
+        ("lang_vis", 60.0, 110.0, "no"),
+        ("lang_vis", None, 92.0, "unclear"),
+        ("std_vis", None, 50.0, "yes"),
+        ("std_vis", 42.0, 3.0, "no"),
+        ("std_vis", 42.0, None, "unclear"),
+        ("std_lang", 90.0, 36.0, "yes"),
+        ("std_lang", 50.0, 88.0, "no"),
+    ],
+)
+def test_an_angle_must_be_near_the_papers(pair, first, last, holds):
+    (entry,) = findings({}, {}, {"base": {pair: [first, *[70.0] * 8, last]}})
+    assert entry["holds"] == holds
+    shown = "no angle" if last is None else f"{last:.0f}"
+    assert entry["seen"].endswith(f"{shown} in decile 9")
+
+
 def test_the_page():
     measured = {"step": 20, "tokens": 900, "angles": {"lang_vis": [None, *[60.0] * 8, 92.0]}}
     results = {
         "initial": [figures("initial", seed, 0.3) for seed in range(2)],
+        "standard": [figures("standard", seed, 0.6) for seed in range(2)],
         "vgs-lp": [figures("vgs-lp", seed, 0.75 + seed / 10) for seed in range(2)],
     }
     found = page(
@@ -95,6 +143,7 @@ def test_the_page():
         {"base": measured},
     )
     assert "Language to visual" in parse(found).text
+    assert "Comparisons of two objectives: 1." in parse(found).text
     assert "vgs-lp, greedy, seed 1: 85.0%" in found
     assert '<th scope="row">vgs-lp</th><td>80.0 ± 7.1</td><td>50.0 ± 0.0</td>' in found
     assert "$" not in found
