@@ -1,7 +1,7 @@
 """Full-vocabulary statistics of response rows: union support, tails and exact VDS.
 
-R rows, D hidden size, V vocabulary, U entries. Row t scores token t of a response. Everything is float32 and stands
-for at most `chunk_rows` rows at a time, so that [T, V] never exists.
+R rows, D hidden size, V vocabulary, U entries. Row t scores token t of a response. Everything is float32, and logits
+of at most `chunk_rows` rows exist at a time in either context.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from protos.client import TeacherClient
 from protos.item import Candidates, ScoreItem
 from protos.scores import Scores
+from tests.conftest import TOY
 from tests.loopback import serving
 from tests.pictures import noise
 from tests.reference import Reference
@@ -154,3 +156,19 @@ async def test_another_family(sharing, llava, photographs):
         answers = await score_all(address, reference, cases, k=5)
     for scores, case in zip(answers, cases, strict=True):
         reference.check(scores, *case)
+
+
+async def test_the_toys_teacher_on_its_own_questions():
+    """Trained, as the models above are not: sure of most tokens, and of the digits by sight alone."""
+    reference = Reference.load(TOY / "teacher")
+    rows = pq.read_table("examples/digits/data/heldout.parquet").slice(0, 3).to_pylist()
+    texts = [f"<reason> left 4 right 7 </reason> \\boxed{{ {row['answer']} }}" for row in rows]
+    cases = [
+        (row["question"], (row["image"]["bytes"],), reference.ids(text))
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    with serving(TOY / "teacher") as address:
+        answers = await score_all(address, reference, cases, k=8)
+    for scores, case in zip(answers, cases, strict=True):
+        reference.check(scores, *case)
+        assert scores.vds.max() > 1
