@@ -34,7 +34,10 @@ def checkpointed_layers(model: Any) -> Sequence[torch.nn.Module]:
                     f"on; set {name} to 0 in the model's config.json"
                 )
         layer.gradient_checkpointing = True
-        vars(layer)["_gradient_checkpointing_func"] = partial(checkpoint, use_reentrant=False)
+        # Nothing drops out, so there is no randomness to repeat; torch would set the whole process's generators back.
+        vars(layer)["_gradient_checkpointing_func"] = partial(
+            checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
     return layers
 
 
