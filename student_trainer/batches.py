@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protos.errors import TeacherError
-from protos.replica_set import TeacherAway
 from student_trainer.config import TrainConfig
-from student_trainer.errors import RankFailed, TooManyDropped
+from student_trainer.errors import TooManyDropped
 from student_trainer.pipeline import Pipeline
 from student_trainer.reward_stage import RewardStage
 from student_trainer.rollout_stage import RolloutStage, SampledBatch
@@ -73,7 +71,7 @@ class Batches:
             parts = self._stage.collect(sampled, step)
         except Exception as error:
             failure = error
-        leave_together(failure, self._world)
+        self._world.leave_together(failure)
         self._refuse_many_lost(sampled, parts, step)
         return parts, self._metrics(sampled, parts, step) | {
             "queue/unscored": float(waiting),
@@ -126,13 +124,11 @@ class Batches:
         }
 
 
-def leave_together(failure: Exception | None, world: World) -> None:
-    """Raise on all ranks if one has failed: alone it would leave the others waiting for it."""
-    own = failure is not None and not isinstance(failure, TeacherError)
-    failed, broken = world.sums([failure is not None, own])
-    if failure is not None and (own or not broken):
-        raise failure
-    if broken:
-        raise RankFailed("another rank failed; its log says why") from failure
-    if failed:
-        raise TeacherAway("another rank lost its teacher")
+def refuse_idle_ranks(config: TrainConfig, world: World) -> None:
+    """Raise ValueError where a step has fewer questions than there are ranks to ask them."""
+    sizes = config.batch
+    if sizes.prompts // sizes.steps_per_rollout < world.size:
+        raise ValueError(
+            f"batch.prompts {sizes.prompts} over batch.steps_per_rollout {sizes.steps_per_rollout} are fewer questions "
+            f"a step than there are ranks, {world.size}; raise batch.prompts, or start fewer ranks"
+        )

@@ -45,7 +45,8 @@ def save_checkpoint(
     final = folder / f"{PREFIX}{step:06d}"
     partial = folder / f".{final.name}.partial"
     if world.first:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.glob(f".{PREFIX}*.partial"):  # by who was killed while saving
+            shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)
     world.wait()
     state = _tensors(student, learner)

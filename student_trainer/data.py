@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,32 +32,47 @@ class DataSet:
     """All rows of a file, in memory; images that are paths are read when their row is asked for."""
 
     def __init__(self, path: str | Path, config: DataConfig) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._config = config
-        self._rows = _read_rows(self._path)
+        self._rows = _read_rows(self.path)
         if not self._rows:
-            raise ValueError(f"{self._path} has no rows")
+            raise ValueError(f"{self.path} has no rows")
         for name in ("question_column", "answer_column", "image_column", "teacher_column"):
             column = getattr(config, name)
             if column and not any(column in row for row in self._rows):
                 known = ", ".join(self._rows[0])
                 raise ValueError(
-                    f"{self._path} has no column {column!r}; it has {known}: set data.{name}"
+                    f"{self.path} has no column {column!r}; it has {known}: set data.{name}"
+                )
+
+    def refuse_teachers_beyond(self, known: Collection[str]) -> None:
+        """Raise ValueError where a row names a teacher that is not among the `known` ones."""
+        column = self._config.teacher_column
+        if column is None:
+            return
+        for index, row in enumerate(self._rows):
+            if (name := row.get(column)) not in known:
+                raise ValueError(
+                    f"{self.path} row {index} names the teacher {name!r} in {column!r}; teacher.named has "
+                    f"{', '.join(known)}"
                 )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
+        """Raises ValueError where the row lacks something; who asks knows which row of which file it is."""
         row, config = self._rows[index], self._config
         for column in (config.question_column, config.answer_column, config.teacher_column):
             if column is not None and column not in row:
-                raise ValueError(f"{self._path} row {index} has no {column!r}")
+                raise ValueError(f"it has no {column!r}")
         try:
-            images = load_images(row.get(config.image_column), self._path.parent)
+            images = load_images(row.get(config.image_column), self.path.parent)
         except (OSError, TypeError) as error:
-            raise ValueError(f"{self._path} row {index}: {error}") from error
+            raise ValueError(f"its image: {error}") from error
         question, answer = row[config.question_column], row[config.answer_column]
+        if question is None:
+            raise ValueError(f"it has no question: {config.question_column!r} is null")
         teacher = str(row[config.teacher_column]) if config.teacher_column else ""
         return Sample(images, str(question), "" if answer is None else str(answer), teacher)
 
@@ -105,8 +120,23 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         case ".jsonl":
             # Only a newline ends a row: strings may hold other separators of Unicode.
             with path.open(encoding="utf-8", newline="\n") as lines:
-                return [json.loads(line) for line in lines if line.strip()]
+                numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+            return [_read_line(path, n, line) for n, line in numbered]
         case ".parquet":
             return pq.read_table(path).to_pylist()
         case other:
             raise ValueError(f"{path} ends in {other!r}; give a .jsonl or .parquet file")
+
+
+def _read_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} line {number} is no JSON: {error.msg}, column {error.colno}"
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{path} line {number} is {type(row).__name__}; a row is an object with a value for each column"
+        )
+    return row

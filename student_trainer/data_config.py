@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from student_trainer.settings import Settings
 
 
@@ -30,5 +32,8 @@ class DataConfig(Settings):
     image_marker: str | None = None
     """Text inside the question that stands for an image, such as "<image>"; a question without it has its images first.
     None: no text does."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Prompts of more tokens, those of images counted, are left out; None: none is. What sampler and teacher take, less
+    the longest response."""
     text_context: Literal["drop", "grey"] = "drop"
     """What both models see where there is to be no picture: nothing, or a uniform grey one of the same size."""

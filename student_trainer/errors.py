@@ -19,6 +19,10 @@ class RunFailed(TrainerError, OSError):
     """What a run stands on failed under it, such as a disk that is full: no fault of its settings."""
 
 
+class Diverged(TrainerError, ArithmeticError):
+    """A step's gradient is not finite. What was saved before it stands."""
+
+
 class TooManyDropped(TrainerError, RuntimeError):
     """More responses came back without scores than `teacher.max_dropped_share` allows."""
 

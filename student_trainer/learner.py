@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from student_trainer.config import TrainConfig
+from student_trainer.errors import Diverged
 from student_trainer.geometry import Geometry, steered_norm
 from student_trainer.gradient_parts import GradientParts, gradient_of
 from student_trainer.loss import (
@@ -75,7 +76,7 @@ class Learner:
     def step(self, batch: Sequence[ScoredRollout], step: int) -> dict[str, float]:
         """Update the student once on this rank's share of the optimizer batch, the run's `step` (from 0).
 
-        Returns metrics of the whole batch; the same on all ranks.
+        Returns metrics of the whole batch; the same on all ranks. Raises Diverged, and the parameters are untouched.
         """
         metrics = self.accumulate(batch, step)
         metrics["grad/norm"] = self._clip_gradient()
@@ -91,8 +92,9 @@ class Learner:
         norm = torch.nn.utils.get_total_norm([gradient_of(p) for p in self._parameters])
         found = float(whole(norm))
         if not math.isfinite(found):
-            raise RuntimeError(
-                f"the gradient's norm is {found}; lower optimizer.lr, or look for a fault in the data"
+            raise Diverged(
+                f"the gradient's norm is {found}; lower optimizer.lr, or look for a fault in the data, and go on from "
+                "the last checkpoint"
             )
         torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         return found
@@ -105,7 +107,7 @@ class Learner:
         microbatches = self._microbatches(batch, thresholds)
         measures = self.control.measures(step)
         metrics: dict[str, float] = {}
-        angles: dict[str, float] = {}
+        angles: Geometry | None = None
         every = self._config.geometry_every
         if every and step % every == 0 and self._parts:
             angles = self.geometry(microbatches)
@@ -116,7 +118,7 @@ class Learner:
         else:
             self._backward(microbatches, metrics)
             self._world.add_gradients([gradient_of(p) for p in self._parameters])
-        return self._summary(metrics, vds, thresholds) | angles
+        return self._summary(metrics, vds, thresholds, angles)
 
     def parts(
         self,
@@ -142,12 +144,9 @@ class Learner:
         apart.add_ranks(self._world)
         return apart
 
-    def geometry(self, microbatches: Sequence[Microbatch]) -> dict[str, float]:
-        """Norms of the terms' gradients, their angles, and the eta that steering by them implies."""
-        apart = self.parts(microbatches, GEOMETRY, None)
-        steering = self._parts.get("steering")
-        name = "lang" if steering is not None and steering.term == "language" else "vis"
-        return geometry_metrics(apart.geometry(self._world), name, self.control.weights.gamma)
+    def geometry(self, microbatches: Sequence[Microbatch]) -> Geometry:
+        """How the terms' gradients stand to each other."""
+        return self.parts(microbatches, GEOMETRY, None).geometry(self._world)
 
     def _backward(self, microbatches: Sequence[Microbatch], metrics: dict[str, float]) -> None:
         """The weighted gradient at once: one backward pass for each context."""
@@ -189,7 +188,11 @@ class Learner:
         return made + [made[0].weightless()] * missing
 
     def _summary(
-        self, metrics: dict[str, float], vds: Tensor, thresholds: tuple[Tensor, Tensor]
+        self,
+        metrics: dict[str, float],
+        vds: Tensor,
+        thresholds: tuple[Tensor, Tensor],
+        angles: Geometry | None,
     ) -> dict[str, float]:
         """Sums over the ranks, and what is made of them."""
         names = sorted(metrics)
@@ -206,11 +209,15 @@ class Learner:
             preserved = metrics.pop(f"loss/preserved_{name}", None)
             if preserved is not None:
                 metrics[f"loss/{name}_top"] = preserved / share if share else math.nan
+        now = self.control.weights  # lambda may become another one for the next step
         if "loss/lang_top" in metrics:
             self.control.observed(metrics["loss/lang_top"], metrics["loss/standard_top"])
         if not self._parts:
             return metrics
-        now = self.control.weights
+        if angles is not None:
+            steering = self._parts.get("steering")
+            name = "lang" if steering is not None and steering.term == "language" else "vis"
+            metrics |= geometry_metrics(angles, name, now.gamma)
         return metrics | {
             "eta/value": now.eta,
             "steering/gamma": now.gamma,

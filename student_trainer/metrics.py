@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,7 @@ class MetricsLog:
         path = run_dir / FILE
         kept = read_metrics(path) if first_step else []
         run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            "".join(json.dumps(line) + "\n" for line in kept if line["step"] <= first_step)
-        )
+        path.write_text("".join(_line(one) for one in kept if one["step"] <= first_step))
         self._file = path.open("a", encoding="utf-8")
         self._trackers = tuple(trackers)
 
@@ -34,16 +33,28 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line; `step` counts finished optimizer steps, and is 0 before the first one."""
-        self._file.write(json.dumps({"step": step, "unix_time_s": time.time(), **values}) + "\n")
+        self._file.write(_line({"step": step, "unix_time_s": time.time(), **values}))
         self._file.flush()
         for tracker in self._trackers:
             tracker.write(step, values)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Lines of a metrics file, oldest first; none where there is no file. A torn last line is dropped."""
+    """Lines of a metrics file, oldest first, null read as NaN; none where there is no file.
+
+    A torn last line is dropped.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     whole = lines[:-1]  # what follows the last newline was cut off in writing
-    return [json.loads(line) for line in whole]
+    return [
+        {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+        for line in whole
+    ]
+
+
+def _line(values: Mapping[str, float]) -> str:
+    """JSON has no NaN and no infinity: null stands for them."""
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -21,6 +21,10 @@ from student_trainer.data import Sample
 from student_trainer.data_config import DataConfig
 
 
+class PromptTooLong(ValueError):
+    """It has more tokens than `data.max_prompt_tokens`."""
+
+
 @dataclass(frozen=True, eq=False)
 class StudentContext:
     """Tokens and image inputs of one context, as the student's model takes them. P expanded tokens."""
@@ -71,7 +75,8 @@ class PromptBuilder:
     def build(self, sample: Sample, expected_responses: int) -> StudentPrompt:
         """Both contexts: the same messages, with their images and with the image parts left out or grey.
 
-        Raises ValueError where an image can't be decoded, or the text itself holds an image placeholder.
+        Raises PromptTooLong, or another ValueError where an image can't be decoded or the text itself holds an image
+        placeholder.
         """
         grey = self._config.text_context == "grey"
         mm_ids = self._render(sample, len(sample.images))
@@ -92,6 +97,11 @@ class PromptBuilder:
             text_context=self._config.text_context,
         )
         mm = _expand(mm_ids, self.placeholder_id, images)
+        limit = self._config.max_prompt_tokens
+        if limit is not None and len(mm.ids) > limit:
+            raise PromptTooLong(
+                f"the prompt has {len(mm.ids)} tokens, and data.max_prompt_tokens is {limit}"
+            )
         text = _expand(text_ids, self.placeholder_id, in_text) if sample.images else mm
         return StudentPrompt(wire, mm, text, sample.answer, sample.teacher)
 
@@ -133,7 +143,7 @@ def decode_image(data: bytes) -> Image.Image:
     """
     try:
         return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"an image of {len(data)} bytes can't be decoded: {error}") from error
 
 

@@ -19,17 +19,21 @@ FREE_TO_CHANGE = {
     "parallel",
     "threads",
     "resume",
-    "teacher",
     "checkpoint",
     "eval",
     "trackers",
     "geometry_every",
     "trace",
 }
-"""Settings that a resumed run may change: they don't enter what the parameters become, or are about who scores."""
-
-
-FREE_IN_SAMPLER = {"address", "timeout_s", "connect_timeout_s"}
+"""Settings that a resumed run may change: they don't enter what the parameters become but by rounding."""
+FREE_WITHIN = {
+    "sampler": {"address", "timeout_s", "connect_timeout_s"},
+    "batch": {"microbatch", "chunk_rows"},
+    "student": {"activation_checkpointing", "packing", "compile"},
+}
+"""The same of settings that are not free as a whole: where, in how much memory, how fast."""
+KEPT_WITHIN = {"teacher": {"k", "dtype"}}
+"""What is not free of a setting that is: which scores are asked for."""
 
 
 def write_config(
@@ -72,7 +76,10 @@ def refuse_changes(config: TrainConfig) -> None:
 
 
 def _substance(config: TrainConfig, name: str) -> object:
-    """A setting without what is only about where the sampler runs."""
-    if name == "sampler":
-        return config.sampler.model_dump(exclude=FREE_IN_SAMPLER)
-    return getattr(config, name)
+    """A setting without what is free to change in it."""
+    value = getattr(config, name)
+    if name in FREE_WITHIN:
+        return value.model_dump(exclude=FREE_WITHIN[name])
+    if name in KEPT_WITHIN:
+        return value.model_dump(include=KEPT_WITHIN[name])
+    return value

@@ -30,7 +30,8 @@ class TeacherConfig(Settings):
     hedge_after_s: float | None = Field(default=None, gt=0)
     """Ask a second replica for scores that take longer; the first answer counts. None: never."""
     cache_dir: Path | None = None
-    """Folder to keep scores in, so that a step repeated after a resume is not scored again. None: none are kept."""
+    """Folder to keep scores in, so that a step repeated after a resume is not scored again. None: none are kept.
+    Each of several ranks has a folder of its own in it, `rank-N`."""
     token_file: Path | None = None
     """File that holds the token alone; without it VGS_TOKEN of the environment, if set."""
     tls: bool = False
@@ -48,4 +49,4 @@ class TeacherConfig(Settings):
     max_inflight_tokens: int = Field(default=65_536, ge=1)
     """Response tokens sent and not yet scored, of each replica."""
     max_dropped_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of a step's responses that may be lost, to unreadable rows or missing scores; above it the run stops."""
+    """Share of a step's responses that may be lost, to unusable rows or missing scores; above it the run stops."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
-from student_trainer.batches import Batches
+from student_trainer.batches import Batches, refuse_idle_ranks
 from student_trainer.best_checkpoint import BestCheckpoint, point_to_last
+from student_trainer.blindness import Blindness
 from student_trainer.checkpoint import checkpoints, restore, save_checkpoint
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
@@ -24,7 +26,7 @@ from student_trainer.errors import (
     TooManyDropped,
     TrainerError,
 )
-from student_trainer.evaluate import Evaluation, evaluate
+from student_trainer.evaluate import Evaluation, Evaluator, validation_rows
 from student_trainer.interruption import Interruption, StopHere
 from student_trainer.learner import Learner
 from student_trainer.metrics import MetricsLog
@@ -45,9 +47,6 @@ from student_trainer.world import World, own_device
 
 log = logging.getLogger(__name__)
 
-BLIND_VDS = 1e-3
-"""Mean VDS in nats below which the teacher's two contexts are as good as one."""
-
 
 def train(config: TrainConfig, interruption: Interruption | None = None) -> Path:
     """Run to the last step; returns the last checkpoint. Raises TeacherError or TrainerError."""
@@ -67,11 +66,11 @@ class Trainer:
         self._folder = config.run_dir / "checkpoints"
         last = self._last_checkpoint()
         self.data = DataSet(config.data.train, config.data)
-        if config.eval.every:
-            DataSet(self._validation(), config.data)  # a name given wrongly is told now
+        self.data.refuse_teachers_beyond(config.teacher.named)
+        self._validation = validation_rows(config)
         with contextlib.ExitStack() as opened:
             self.world = World(own_device(config.device), sharded=config.parallel == "fsdp2")
-            _refuse_idle_ranks(config, self.world)
+            refuse_idle_ranks(config, self.world)
             self.student = self._load(last)
             self.builder = PromptBuilder(self.student.processor, config.data)
             trace = config.run_dir / f"trace-{self.world.rank}.json" if config.trace else None
@@ -86,6 +85,9 @@ class Trainer:
             )
             self.sampler = make_sampler(config, self.student, self.builder, min(known), self.world)
             opened.callback(self.sampler.close)
+            self._evaluator = Evaluator(
+                self.sampler, self.builder, self.world, config.eval.batch_size
+            )
             self.student.shard(self.world)
             prior.shard(self.world)
             self.learner = Learner(self.student, config, min(known), self.world, prior)
@@ -108,7 +110,7 @@ class Trainer:
                 opened.callback(self._log.close)
             self._best = BestCheckpoint(self._folder, self.world, self.step if last else None)
             self._opened = opened.pop_all()
-        self._saved_step, self._blind_steps = self.step, 0
+        self._saved_step, self._blindness = self.step, Blindness()
 
     def _load(self, checkpoint: Path | None) -> Student:
         config = self._config
@@ -136,8 +138,12 @@ class Trainer:
         """The teacher's client; none where only rewards are followed."""
         if self._config.objective.name == "grpo":
             return None
+        config = self._config.teacher
+        if config.cache_dir is not None and self.world.size > 1:  # a folder has one who writes
+            own = config.cache_dir / f"rank-{self.world.rank}"
+            config = config.model_copy(update={"cache_dir": own})
         teachers = Teachers(
-            self._config.teacher,
+            config,
             tokenizer_fingerprint=self.builder.tokenizer_fingerprint,
             processor_fingerprint=self.builder.processor_fingerprint,
         )
@@ -187,19 +193,15 @@ class Trainer:
         quiet = None if self.world.first else True
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=quiet)
         saved, spent = None, StepTime()
-        if config.eval.every and self.step == 0:
-            accuracy = self._validate_and_keep()
-            if self._log:
-                self._log.write(0, {"eval/accuracy": accuracy})
+        if self.step == 0:
+            self._evaluate_into({})
         while self.step < config.steps:
             self._stop_if_asked()
-            metrics = self._step_or_leave()
+            with self._kept_if_teacher_fails():
+                metrics = self.train_step()
             spent.add(metrics)
-            if config.eval.every and self._pauses(self.step, config.eval.every):
-                metrics["eval/accuracy"] = self._validate_and_keep()
-            if self._log:
-                self._log.write(self.step, metrics)
-            self._warn_if_blind(metrics)
+            self._evaluate_into(metrics)
+            self._blindness.watch(metrics)
             bar.set_postfix(loss=f"{metrics['loss/total']:.4f}")
             bar.update()
             if bar.disable and self.world.first and self.step % max(1, config.steps // 20) == 0:
@@ -234,12 +236,13 @@ class Trainer:
             point_to_last(saved)
         return saved
 
-    def _step_or_leave(self) -> dict[str, float]:
-        """A step; where the teacher fails for good, a checkpoint of what was reached before it."""
+    @contextlib.contextmanager
+    def _kept_if_teacher_fails(self) -> Iterator[None]:
+        """Where the teacher or the sampler fails for good, leave a checkpoint of what was reached before."""
         try:
-            return self.train_step()
+            yield
         except (TeacherError, TooManyDropped) as error:
-            if self.step:
+            if self.step > self._saved_step:
                 self._save()
             if not isinstance(error, TeacherAway):
                 raise
@@ -251,9 +254,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
         with self.clock.time("step", "waiting", step=self.step):
-            # Several ranks leave together, after a step: a sum would wait for one that is gone.
-            may_stop = self.world.size == 1 and self._may_be_left
-            with self._interruption.at_once() if may_stop else contextlib.nullcontext():
+            with self._stopping():
                 batch, metrics = self.next_batch()
             with self.clock.time("update", "learner", step=self.step):
                 metrics |= self.learner.step(batch, self.step)
@@ -270,54 +271,32 @@ class Trainer:
         rests = (self._config.checkpoint.every, self._config.eval.every)
         return any(self._pauses(self.step + steps, every) for every in rests)
 
-    def _validate_and_keep(self) -> float:
-        """Accuracy now; the student is kept where it was never higher."""
-        accuracy = self.validate()
-        self._best.offer(self.step, accuracy, self.student)
-        return accuracy
+    def _stopping(self) -> contextlib.AbstractContextManager[None]:
+        """A signal ends the run at once, where one process alone is between two updates.
 
-    def validate(self) -> float:
-        """Greedy accuracy on the validation rows, over all ranks; nothing may be under way in the sampler."""
-        found = self.evaluate(self._validation(), self._config.eval.limit)
-        right, questions = self.world.sums(
-            [found.accuracy * len(found.responses), len(found.responses)]
-        )
-        return right / questions
+        Several ranks leave together, after a step: a sum would wait for one that is gone.
+        """
+        may_stop = self.world.size == 1 and self._may_be_left
+        return self._interruption.at_once() if may_stop else contextlib.nullcontext()
 
-    def _validation(self) -> str:
-        """File of the validation rows."""
-        path = self._config.data.validation
-        if path is None:
-            raise ValueError(
-                "eval.every is set but data.validation is not; name a file of validation rows"
-            )
-        return path
+    def _evaluate_into(self, metrics: dict[str, float]) -> None:
+        """Log the step's metrics, with the accuracy on the validation rows where it is time for one.
+
+        The student is kept where that was never higher. Nothing may be under way in the sampler.
+        """
+        rows, every = self._validation, self._config.eval.every
+        try:
+            if rows is not None and self._pauses(self.step, every):
+                self.stage.publish(self.step)
+                with self._kept_if_teacher_fails(), self._stopping():
+                    accuracy = self._evaluator.accuracy(rows, self._config.eval.limit)
+                metrics["eval/accuracy"] = accuracy
+                self._best.offer(self.step, accuracy, self.student)
+        finally:
+            if self._log and metrics:
+                self._log.write(self.step, metrics)
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
         """Greedy answers of the student as it is to this rank's share of the first rows of a file."""
-        rows = DataSet(path, self._config.data)
-        count = min(limit or len(rows), len(rows))
-        mine = range(self.world.rank, count, self.world.size)
-        prompts = (self.builder.build(rows[i], 0) for i in mine)
         self.stage.publish(self.step)
-        return evaluate(self.sampler, prompts, self._config.eval.batch_size)
-
-    def _warn_if_blind(self, metrics: dict[str, float]) -> None:
-        blind = metrics.get("vds/mean", BLIND_VDS) < BLIND_VDS
-        self._blind_steps = self._blind_steps + 1 if blind else 0
-        if self._blind_steps == 5:
-            log.warning(
-                "mean VDS has been below %g nats for 5 steps: the teacher answers the same with and without the "
-                "pictures, and steering falls back to standard distillation; are the images in the prompts?",
-                BLIND_VDS,
-            )
-
-
-def _refuse_idle_ranks(config: TrainConfig, world: World) -> None:
-    """Raise ValueError where a step has fewer questions than there are ranks to ask them."""
-    sizes = config.batch
-    if sizes.prompts // sizes.steps_per_rollout < world.size:
-        raise ValueError(
-            f"batch.prompts {sizes.prompts} over batch.steps_per_rollout {sizes.steps_per_rollout} are fewer questions "
-            f"a step than there are ranks, {world.size}; raise batch.prompts, or start fewer ranks"
-        )
+        return self._evaluator.answers(DataSet(path, self._config.data), limit)

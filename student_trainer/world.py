@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from protos.errors import TeacherError
+from protos.replica_set import TeacherAway
+from student_trainer.errors import RankFailed
+
 TIMEOUT = datetime.timedelta(hours=4)
 """How long a rank waits for the others: answers may be long, a teacher away, a checkpoint large. A rank that is dead
 torchrun notices by itself."""
@@ -61,6 +65,17 @@ class World:
     def wait(self) -> None:
         """Until all ranks are here."""
         self.sums([0])
+
+    def leave_together(self, failure: Exception | None) -> None:
+        """Raise on all ranks if one has failed: alone it would leave the others waiting for it."""
+        own = failure is not None and not isinstance(failure, TeacherError)
+        failed, broken = self.sums([failure is not None, own])
+        if failure is not None and (own or not broken):
+            raise failure
+        if broken:
+            raise RankFailed("another rank failed; its log says why") from failure
+        if failed:
+            raise TeacherAway("another rank lost its teacher")
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks, in float64."""

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.science.findings import Objectives, findings
+from benchmarks.science.findings import Objectives, comparisons, findings
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Held-out results of a task by the objective's name in the table, one for each seed."""
@@ -58,6 +58,7 @@ def table(
         }
         for task, found in results.items()
     }
+    flat["comparisons"] = comparisons(by_task)
     flat["findings"] = findings(by_task, results, angles)
     return flat | {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

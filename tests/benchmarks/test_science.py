@@ -63,6 +63,7 @@ def test_the_table():
     assert "tasks.base.objectives.initial.gamma" not in flat
     assert flat["tasks.base.validation.standard_lr0.0005_gamma0.0_lambda0.0"] == 0.7
     assert flat["angles.lang_vis"][9] == 92.0
+    assert flat["comparisons"] == 1
     held = {entry["claim"]: entry["holds"] for entry in flat["findings"]}
     assert held["base: VGS-LP is better than standard distillation (46.10 against 43.74)"] == "yes"
     assert held["base: with it, it falls"] == "yes"

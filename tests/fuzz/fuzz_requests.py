@@ -6,6 +6,7 @@ than MEMORY_MIB stands in `crash-...` in the folder of the findings, and the exi
 """
 
 import argparse
+import importlib.util
 import random
 import re
 import subprocess
@@ -34,6 +35,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.replay is not None:
         return replay(arguments.replay)
+    if importlib.util.find_spec("atheris") is None:
+        parser.error(
+            "fuzzing needs atheris, which is built for Linux on x86_64; --replay works without it"
+        )
     if arguments.inside:
         return fuzz(arguments)
     arguments.findings.mkdir(parents=True, exist_ok=True)

@@ -130,18 +130,46 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"), [("absent.png", "absent.png"), (7, "an image is int")]
 )
-def test_a_bad_image_is_reported_with_its_row(tmp_path: Path, image: Any, reason: str) -> None:
+def test_a_bad_image_is_reported(tmp_path: Path, image: Any, reason: str) -> None:
     good, bad = {"question": "q", "answer": "1"}, {"image": image, "question": "q", "answer": "1"}
     data = DataSet(write_jsonl(tmp_path / "rows.jsonl", good, bad), CONFIG)
-    with pytest.raises(ValueError, match=rf"rows\.jsonl row 1: .*{reason}"):
+    with pytest.raises(ValueError, match=rf"its image: .*{reason}"):
         data[1]
 
 
-def test_a_row_that_lacks_a_column_is_reported_with_its_number(tmp_path: Path) -> None:
-    good, bad = {"question": "q", "answer": "1"}, {"question": "q"}
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [({"question": "q"}, "no 'answer'"), ({"question": None, "answer": "1"}, "'question' is null")],
+)
+def test_a_row_that_lacks_something_is_reported(
+    tmp_path: Path, bad: dict[str, Any], reason: str
+) -> None:
+    good = {"question": "q", "answer": "1"}
     data = DataSet(write_jsonl(tmp_path / "rows.jsonl", good, bad), TEXT)
-    with pytest.raises(ValueError, match=r"row 1.*answer"):
+    with pytest.raises(ValueError, match=reason):
         data[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [('{"question": "q', "is no JSON"), ('["q", "1"]', "is list; a row is")]
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "q", "answer": "1"}\n\n' + line + "\n")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl line 3 {reason}"):
+        DataSet(path, TEXT)
+
+
+@pytest.mark.parametrize("name", ["math", None])
+def test_a_teacher_that_nobody_named_is_told_before_the_run(
+    tmp_path: Path, name: str | None
+) -> None:
+    rows = [{"question": "q", "answer": "1", "subject": subject} for subject in ("maths", name)]
+    config = TEXT.model_copy(update={"teacher_column": "subject"})
+    data = DataSet(write_jsonl(tmp_path / "rows.jsonl", *rows), config)
+    with pytest.raises(ValueError, match=rf"row 1 names the teacher {name!r}.*has maths, sight"):
+        data.refuse_teachers_beyond({"maths": "a", "sight": "b"})
+    data.refuse_teachers_beyond({"maths": "a", name: "b"})
 
 
 @pytest.mark.parametrize(("size", "steps"), [(1, 14), (3, 14), (7, 6), (10, 7), (20, 7)])

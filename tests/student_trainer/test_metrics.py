@@ -1,4 +1,5 @@
 import json
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +25,23 @@ def test_a_line_has_its_step_its_time_and_its_values(tmp_path: Path) -> None:
         (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert line.pop("unix_time_s") > 1e9
     assert line == {"step": 1, "loss/total": 0.5, "vds/mean": 2.0}
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    values = {"loss/lang_top": math.nan, "grad/norm": math.inf, "loss/total": 0.5}
+    with closing(MetricsLog(tmp_path, 0)) as metrics:
+        metrics.write(1, values)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is no JSON")
+
+    for _ in range(2):
+        text = (tmp_path / "metrics.jsonl").read_text()
+        line = json.loads(text, parse_constant=refuse)
+        assert (line["loss/lang_top"], line["grad/norm"], line["loss/total"]) == (None, None, 0.5)
+        (read,) = read_metrics(tmp_path / "metrics.jsonl")
+        assert math.isnan(read["loss/lang_top"])
+        MetricsLog(tmp_path, 1).close()  # a resumed run writes the line again
 
 
 def test_a_resumed_run_drops_the_lines_that_it_will_do_again(tmp_path: Path) -> None:

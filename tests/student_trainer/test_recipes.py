@@ -38,6 +38,10 @@ def test_what_all_of_them_share(path: Path):
     assert config.data.system_prompt is not None
     assert "<reason></reason>" in config.data.system_prompt
     assert "\\boxed{}" in config.data.system_prompt
+    longest = 12_800 if path.stem == "teacher-grpo" else LONGEST_PROMPT
+    assert config.data.max_prompt_tokens == longest
+    servers = len(config.sampler.address.split(","))
+    assert servers == (8 if config.parallel == "fsdp2" else 1), "one for each process"
 
 
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.stem)

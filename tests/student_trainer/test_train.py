@@ -3,19 +3,27 @@
 import json
 import logging
 import math
+import re
+import struct
+import zlib
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from protos.errors import InternalFault, PreconditionFailed
+from protos.replica_set import TeacherAway
 from protos.scores import Scores
+from student_trainer.checkpoint import checkpoints
 from student_trainer.config import TrainConfig
-from student_trainer.errors import TooManyDropped
+from student_trainer.errors import Diverged, TeacherGone, TooManyDropped
 from student_trainer.learner import Learner
+from student_trainer.metrics import read_metrics
 from student_trainer.prior import Prior
 from student_trainer.scored_rollout import ScoredRollout
 from student_trainer.train import Trainer, train
@@ -303,21 +311,48 @@ def test_too_many_without_scores_stop_the_run(deterministic, students, rows, tmp
     assert trainer.step == 0
 
 
-def test_rows_that_cannot_be_read_are_counted(deterministic, students, rows, tmp_path, caplog):
+def _png_header(width: int, height: int) -> bytes:
+    """The beginning of a picture of so many pixels: enough to be refused."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", b"")
+
+
+def test_rows_that_cannot_be_read_are_counted(
+    deterministic, students, rows, tmp_path, caplog, monkeypatch
+):
+    # As in a process of its own; the teacher beside it here has a limit of its own.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**30 // 12)
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     lines.append({"image": "torn.png", "question": "what is it?", "answer": ""})
     lines.append({"image": None, "question": "what is <|image_pad|>?", "answer": ""})
+    lines.append({"image": "huge.png", "question": "what is it?", "answer": ""})
+    lines.append({"image": None, "question": "what is it? " * 1000, "answer": ""})
     (rows.parent / "torn.png").write_bytes(noise(9)[:99])
+    (rows.parent / "huge.png").write_bytes(_png_header(20_000, 10_000))
     path = rows.parent / "some_bad.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = config(
         students["qwen"], deterministic, path, tmp_path,
-        batch={"prompts": 7, "responses_per_prompt": 2, "microbatch": 4},
+        batch={"prompts": 9, "responses_per_prompt": 2, "microbatch": 4},
         teacher={"address": deterministic, "k": 6, "max_dropped_share": 0.5},
     )  # fmt: skip
-    with Trainer(settings) as trainer, caplog.at_level(logging.WARNING):
+    short = settings.data.model_copy(update={"max_prompt_tokens": 2000})
+    with (
+        Trainer(settings.model_copy(update={"data": short})) as trainer,
+        caplog.at_level(logging.WARNING),
+    ):
         metrics = trainer.train_step()
-    assert metrics["rollout/dropped"] == 4
+    assert metrics["rollout/dropped"] == 8
+    assert re.search(
+        r"row 7: an image of \d+ bytes can't be decoded: .*200000000 pixels", caplog.text
+    )
+    assert re.search(r"row 8: the prompt has \d+ tokens, .*max_prompt_tokens is 2000", caplog.text)
     assert "row 5: an image of 99 bytes can't be decoded" in caplog.text
     assert "row 6: 1 placeholders for 0 images" in caplog.text
 
@@ -325,15 +360,66 @@ def test_rows_that_cannot_be_read_are_counted(deterministic, students, rows, tmp
 def test_a_resumed_run_keeps_its_settings(deterministic, students, rows, tmp_path):
     settings = config(students["qwen"], deterministic, rows, tmp_path)
     train(settings)
-    other = settings.model_copy(
-        update={
-            "resume": True,
-            "steps": 2,
-            "optimizer": settings.optimizer.model_copy(update={"lr": 1.0}),
-        }
-    )
+
+    def resume(section: str, **changed: object) -> None:
+        own = getattr(settings, section).model_copy(update=changed)
+        train(settings.model_copy(update={"resume": True, "steps": 2, section: own}))
+
     with pytest.raises(ValueError, match=r"other settings of optimizer.*--run-dir"):
-        train(other)
+        resume("optimizer", lr=1.0)
+    with pytest.raises(ValueError, match=r"other settings of teacher.*--run-dir"):
+        resume("teacher", k=5)
+    resume("batch", microbatch=3)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(deterministic, students, rows, tmp_path):
+    settings = config(students["qwen"], deterministic, rows, tmp_path, steps=2)
+    with Trainer(settings) as trainer:
+        trainer.train_step()
+        before = [p.detach().clone() for p in trainer.student.parameters]
+        batch, _ = trainer.next_batch()
+        torn = np.full_like(batch[0].scores.mm_logprobs, math.nan)
+        batch[0] = replace(batch[0], scores=replace(batch[0].scores, mm_logprobs=torn))
+        with pytest.raises(Diverged, match=r"norm is nan; lower optimizer\.lr"):
+            trainer.learner.step(batch, trainer.step)
+        assert all(map(torch.equal, before, trainer.student.parameters))
+
+
+def test_an_evaluation_that_fails_keeps_the_steps_before(students, rows, tmp_path, qwen):
+    """A validation row that can't be read comes up at the end of the run, where it is first asked for."""
+    with serving(qwen) as address:
+        settings = config(
+            students["qwen"], address, rows, tmp_path, steps=2,
+            data={"train": str(rows), "validation": str(rows)}, eval={"every": 2, "limit": 3},
+        )  # fmt: skip
+        with Trainer(settings) as trainer:
+            answer, asked = trainer.sampler.answer, []
+
+            def fail_later(*arguments):
+                asked.append(arguments)
+                if len(asked) > 1:
+                    raise TeacherAway("the rollout server is gone")
+                return answer(*arguments)
+
+            trainer.sampler.answer = fail_later
+            with pytest.raises(TeacherGone, match="step 2 is kept"):
+                trainer.run()
+    assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-000002"]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert ["eval/accuracy" in line for line in lines] == [True, False, False]
+
+
+def test_an_evaluation_names_the_row_that_it_cannot_read(deterministic, students, rows, tmp_path):
+    bad = rows.parent / "bad_validation.jsonl"
+    (rows.parent / "torn.png").write_bytes(noise(9)[:99])
+    bad.write_text(json.dumps({"image": "torn.png", "question": "what?", "answer": ""}) + "\n")
+    settings = config(students["qwen"], deterministic, rows, tmp_path)
+    with (
+        Trainer(settings) as trainer,
+        pytest.raises(ValueError, match=r"bad_validation\.jsonl row 0: an image of 99 bytes"),
+    ):
+        trainer.evaluate(bad, None)
 
 
 def test_bfloat16_passes_leave_float32_weights(deterministic, students, rows, tmp_path):

@@ -27,7 +27,6 @@ from benchmarks.trainer.ranks import (
 )
 from protos.errors import TeacherError
 from protos.replica_set import TeacherAway
-from student_trainer.batches import leave_together
 from student_trainer.config import BatchConfig, EvalConfig, TrainConfig
 from student_trainer.errors import TrainerError
 from student_trainer.sampler_config import VllmSamplerConfig
@@ -123,10 +122,10 @@ def refusals(config: TrainConfig) -> list[str]:
     refused(lambda: make_sampler(one, None, None, 1, world))
     refused(lambda: refuse_other_weights([torch.ones(2) * world.rank], world))
     refuse_other_weights([torch.ones(2)], world)
-    refused(lambda: leave_together(TeacherAway("gone") if world.first else None, world))
+    refused(lambda: world.leave_together(TeacherAway("gone") if world.first else None))
     other = ValueError("torn") if world.first else TeacherAway("gone")
-    refused(lambda: leave_together(other, world))
-    leave_together(None, world)
+    refused(lambda: world.leave_together(other))
+    world.leave_together(None)
     return said
 
 
@@ -231,6 +230,7 @@ def test_torchrun_and_one_process_go_on_with_each_other(config: TrainConfig, tmp
             "grpo": None,
             "data": config.data.model_copy(update={"validation": config.data.train}),
             "eval": EvalConfig(every=3, limit=1),
+            "teacher": config.teacher.model_copy(update={"cache_dir": tmp_path / "scores"}),
         }
     )
     path = tmp_path / "train.toml"
@@ -242,6 +242,7 @@ def test_torchrun_and_one_process_go_on_with_each_other(config: TrainConfig, tmp
         [*command, "--config", str(path)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"rank-0", "rank-1"}
     last = tmp_path / "run" / "checkpoints" / "step-000003"
     model = AutoModelForImageTextToText.from_pretrained(last, dtype="auto")
     assert model.dtype == torch.float32
