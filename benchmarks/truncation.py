@@ -82,7 +82,6 @@ class Toy:
     """Held-out prompts, the student's sampled answers, and the teacher in process."""
 
     def __init__(self, prompts: int, seed: int = 0) -> None:
-        torch.manual_seed(seed)
         self.student = Student(str(DIGITS / "models" / "student"), "cpu", "float32")
         config = TransformersEngineConfig(device="cpu")
         teacher = str(DIGITS / "models" / "teacher")
@@ -91,14 +90,14 @@ class Toy:
         data = DataSet(DIGITS / "data" / "heldout.parquet", data_config)
         builder = PromptBuilder(self.student.processor, data_config)
         self.prompts = [builder.build(data[i], 1) for i in data.indices(0, prompts, seed)]
-        self.rollouts = self._sample()
+        self.rollouts = self._sample(seed)
         self.lengths = torch.tensor([len(rollout.response_ids) for rollout in self.rollouts])
 
-    def _sample(self) -> list[Rollout]:
+    def _sample(self, seed: int) -> list[Rollout]:
         rollouts: dict[int, Rollout] = {}
         config = TransformersSamplerConfig(max_new_tokens=25, candidates=max(SIZES))
         sampler = TransformersSampler(self.student, config, self.student.vocab_size)
-        sampler.sample(self.prompts, 0, rollouts.__setitem__)
+        sampler.sample(self.prompts, 0, sampler.generator(seed), rollouts.__setitem__)
         return [rollouts[i] for i in range(len(self.prompts))]
 
     def support(self, k: int | None) -> Support:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import torch
+from torch import Generator
 
 from protos.client import PutPrompt
 from protos.errors import DeadlineExceeded, InternalFault, InvalidItem, LimitExceeded
@@ -18,7 +18,7 @@ from protos.item import ScoreItem
 from protos.scores import Scores
 from student_trainer.config import TrainConfig
 from student_trainer.data import DataSet
-from student_trainer.prompting import PromptBuilder, StudentPrompt
+from student_trainer.prompting import PromptBuilder, PromptTooLong, StudentPrompt
 from student_trainer.rollout import Rollout
 from student_trainer.sampling import Sampler
 from student_trainer.scored_rollout import ScoredRollout
@@ -88,10 +88,10 @@ class RolloutStage:
         """Answers to this rank's questions of the batch, each sent to its teacher."""
         with self._clock.time("sample", "sampler", batch=index):
             # Each batch's randomness is its own: a resumed run needs no generator state.
-            torch.manual_seed(hash((self._config.seed, index, self._world.rank)) % 2**63)
-            return self._sample(index)
+            seed = hash((self._config.seed, index, self._world.rank)) % 2**63
+            return self._sample(index, self._sampler.generator(seed))
 
-    def _sample(self, index: int) -> SampledBatch:
+    def _sample(self, index: int, generator: Generator) -> SampledBatch:
         sizes, sampled = self._config.batch, SampledBatch(index)
         rows = self._data.indices(index, sizes.prompts, self._config.seed)
         per_step = sizes.prompts // sizes.steps_per_rollout
@@ -100,10 +100,12 @@ class RolloutStage:
         per_round = max(1, self._config.sampler.batch_size // sizes.responses_per_prompt)
         for first in range(0, len(mine), per_round):
             places = mine[first : first + per_round]
-            self._round([(place // per_step, row) for place, row in places], sampled)
+            self._round([(place // per_step, row) for place, row in places], sampled, generator)
         return sampled
 
-    def _round(self, places: Sequence[tuple[int, int]], sampled: SampledBatch) -> None:
+    def _round(
+        self, places: Sequence[tuple[int, int]], sampled: SampledBatch, generator: Generator
+    ) -> None:
         wanted, offset = self._config.batch.responses_per_prompt, len(sampled.prompts)
         built = [
             (step, prompt)
@@ -125,7 +127,7 @@ class RolloutStage:
                 sampled.scores[offset + index] = future
 
         assert self._policy_step is not None, "nobody published weights to sample from"
-        self._sampler.sample(asked, self._policy_step, send)
+        self._sampler.sample(asked, self._policy_step, generator, send)
         for i, ((_, prompt), put) in enumerate(zip(built, puts, strict=True)):
             if put is not None:
                 first = offset + i * wanted
@@ -133,12 +135,12 @@ class RolloutStage:
                 self._drop_when_scored(prompt, put, futures)
 
     def _build(self, row: int, lost: Counter[str]) -> StudentPrompt | None:
-        """The row's prompt; where it can't be read, all its responses are counted as lost."""
+        """The row's prompt; where it can't be used, all its responses are counted as lost."""
         wanted = self._config.batch.responses_per_prompt
         try:
             return self._builder.build(self._data[row], wanted)
         except ValueError as error:
-            lost["unreadable row"] += wanted
+            lost["long prompt" if isinstance(error, PromptTooLong) else "unreadable row"] += wanted
             log.warning("dropped %s row %d: %s", self._config.data.train, row, error)
             return None
 

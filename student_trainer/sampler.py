@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -60,13 +60,21 @@ class TransformersSampler:
     def close(self) -> None:
         """Nothing to close."""
 
+    def generator(self, seed: int) -> Generator:
+        """Randomness for `sample`, on the student's device."""
+        return Generator(self.student.device).manual_seed(seed)
+
     def sample(
-        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+        self,
+        prompts: Sequence[StudentPrompt],
+        policy_step: int,
+        generator: Generator,
+        on_finished: OnFinished,
     ) -> None:
         """One response to each prompt; `on_finished(index, rollout)` is called while others still grow."""
         for first in range(0, len(prompts), self._config.batch_size):
             batch = prompts[first : first + self._config.batch_size]
-            recorder = self._recorder(self._config.candidates, self._logprobs)
+            recorder = self._recorder(self._config.candidates, self._logprobs, generator)
 
             def hand_on(row: int, ids: Ids, finished: bool, first=first, recorder=recorder) -> None:
                 rollout = Rollout(
@@ -78,7 +86,7 @@ class TransformersSampler:
                 )
                 on_finished(first + row, rollout)
 
-            self._generate(batch, recorder, hand_on, greedy=False)
+            self._generate(batch, recorder, hand_on)
 
     def answer(self, prompts: Sequence[StudentPrompt], batch_size: int) -> list[Ids]:
         """Greedy responses, in order, for evaluation."""
@@ -88,12 +96,14 @@ class TransformersSampler:
             def keep(row: int, ids: Ids, finished: bool, offset: int = first) -> None:
                 answers[offset + row] = ids
 
-            recorder = self._recorder(0, logprobs=False)
-            self._generate(prompts[first : first + batch_size], recorder, keep, greedy=True)
+            recorder = self._recorder(0, logprobs=False, generator=None)
+            self._generate(prompts[first : first + batch_size], recorder, keep)
         return answers
 
-    def _recorder(self, candidates: int, logprobs: bool) -> _Recorder:
-        return _Recorder(candidates, logprobs, sorted(self.student.vision_ids()), self._vocab_size)
+    def _recorder(self, candidates: int, logprobs: bool, generator: Generator | None) -> _Recorder:
+        return _Recorder(
+            candidates, logprobs, sorted(self.student.vision_ids()), self._vocab_size, generator
+        )
 
     @torch.no_grad()
     def _generate(
@@ -101,18 +111,15 @@ class TransformersSampler:
         prompts: Sequence[StudentPrompt],
         recorder: _Recorder,
         hand_on: Callable[[int, Ids, bool], None],
-        greedy: bool,
     ) -> None:
         inputs = self.student.prompt_inputs([prompt.mm for prompt in prompts])
         watcher = _Watcher(inputs["input_ids"].shape[1], self.student.eos_ids, recorder, hand_on)
-        # A checkpoint's own top-k or temperature would change the policy.
-        whole = {} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         # A copy is never compiled; the student may be at work beside it.
         with self.student.precision() if self._copy else self.student.sampling():
             output = (self._copy or self.student.model).generate(
                 **inputs,
-                **whole,
-                do_sample=not greedy,
+                # The recorder draws, and from a generator of its own: `generate` would from that of the whole process.
+                do_sample=False,
                 max_new_tokens=self._config.max_new_tokens,
                 logits_processor=LogitsProcessorList([recorder]),
                 stopping_criteria=StoppingCriteriaList([watcher]),
@@ -121,14 +128,20 @@ class TransformersSampler:
 
 
 class _Recorder(LogitsProcessor):
-    """Notes the student's own top ids of every step, then bars what may not be sampled."""
+    """Notes the student's own top ids of every step, bars what may not be sampled, and draws from the rest."""
 
     def __init__(
-        self, candidates: int, logprobs: bool, suppressed: Sequence[int], vocab_size: int
+        self,
+        candidates: int,
+        logprobs: bool,
+        suppressed: Sequence[int],
+        vocab_size: int,
+        generator: Generator | None,
     ) -> None:
         self._count = candidates
         self._suppressed = list(suppressed)
         self._vocab_size = vocab_size
+        self._generator = generator  # None: nothing is drawn, the likeliest is taken
         self._steps: list[np.ndarray] = []  # i32 [B, C] each
         self._last: Tensor | None = None  # f32 [B, V], of the step whose token is being drawn
         self._wants_logprobs = logprobs
@@ -144,7 +157,11 @@ class _Recorder(LogitsProcessor):
         scores = scores.clone()
         scores[:, self._suppressed] = float("-inf")
         scores[:, self._vocab_size :] = float("-inf")
-        return scores
+        if self._generator is None:
+            return scores
+        # As `generate` would draw, finished rows too. It takes the likeliest, and all that is left is this id.
+        drawn = torch.multinomial(scores.softmax(-1), 1, generator=self._generator)
+        return torch.full_like(scores, float("-inf")).scatter_(1, drawn, 0.0)
 
     def drawn(self, ids: Tensor) -> None:
         """Take note of the token of each row, [B]."""

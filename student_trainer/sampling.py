@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from torch import Generator
+
 from protos.arrays import Ids
 from student_trainer.config import TrainConfig
 from student_trainer.prompting import PromptBuilder, StudentPrompt
@@ -25,10 +27,20 @@ class Sampler(Protocol):
         """Sample from now on with the student's present weights, those after `policy_step` optimizer steps."""
         ...
 
+    def generator(self, seed: int) -> Generator:
+        """Randomness that `sample` draws from: the process's own is also the learner's, on another thread."""
+        ...
+
     def sample(
-        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+        self,
+        prompts: Sequence[StudentPrompt],
+        policy_step: int,
+        generator: Generator,
+        on_finished: OnFinished,
     ) -> None:
-        """One response to each prompt; `on_finished(index, rollout)` is called while others still grow."""
+        """One response to each prompt; `on_finished(index, rollout)` is called while others still grow. All draws are
+        from `generator`, one of this sampler's.
+        """
         ...
 
     def answer(self, prompts: Sequence[StudentPrompt], batch_size: int) -> list[Ids]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Generator
 
 from protos.arrays import Ids
 from protos.policy import Policy
@@ -67,8 +68,16 @@ class VllmSampler:
         """End the connection; the server stays."""
         self._client.close()
 
+    def generator(self, seed: int) -> Generator:
+        """Randomness for `sample`: of the seeds that the server draws from."""
+        return Generator().manual_seed(seed)
+
     def sample(
-        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+        self,
+        prompts: Sequence[StudentPrompt],
+        policy_step: int,
+        generator: Generator,
+        on_finished: OnFinished,
     ) -> None:
         """One response to each prompt; `on_finished(index, rollout)` is called while others still grow.
 
@@ -76,7 +85,7 @@ class VllmSampler:
         PreconditionFailed where answers would come from another policy than `policy_step`'s.
         """
         grouped = [list(group) for _, group in itertools.groupby(enumerate(prompts), _identity)]
-        seeds = torch.randint(2**63 - 1, (len(grouped),)).tolist()
+        seeds = torch.randint(2**63 - 1, (len(grouped),), generator=generator).tolist()
         wires = tuple(
             _wire(group[0][1], len(group), seed) for group, seed in zip(grouped, seeds, strict=True)
         )

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.science.setting import Setting
 from student_trainer.answer import is_correct
 from student_trainer.config import TrainConfig
@@ -134,7 +132,7 @@ def _sampled_accuracy(trainer: Trainer, rows: DataSet, seed: int) -> float:
     """Mean accuracy of `SAMPLES` answers to each question at temperature 1."""
     prompts = [trainer.builder.build(rows[i], 0) for i in range(len(rows))]
     tokenizer = trainer.student.processor.tokenizer
-    torch.manual_seed(seed)
+    generator = trainer.sampler.generator(seed)
     right = 0
 
     def judge(index: int, rollout: Any) -> None:
@@ -143,7 +141,7 @@ def _sampled_accuracy(trainer: Trainer, rows: DataSet, seed: int) -> float:
         right += is_correct(text, prompts[index].answer)
 
     for _ in range(SAMPLES):
-        trainer.sampler.sample(prompts, trainer.step, judge)
+        trainer.sampler.sample(prompts, trainer.step, generator, judge)
     return right / (SAMPLES * len(prompts))
 
 

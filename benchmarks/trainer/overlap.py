@@ -33,6 +33,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
+from torch import Generator
 
 from benchmarks.service.engine import Device
 from benchmarks.trainer.teacher import simulated_teacher
@@ -106,7 +107,11 @@ class SimulatedSampler:
         """Nothing to copy."""
 
     def sample(
-        self, prompts: Sequence[StudentPrompt], policy_step: int, on_finished: OnFinished
+        self,
+        prompts: Sequence[StudentPrompt],
+        policy_step: int,
+        generator: Generator,
+        on_finished: OnFinished,
     ) -> None:
         """One answer to each prompt."""
         began_s = time.monotonic()

@@ -29,8 +29,7 @@ def answers(sampler: VllmSampler, prompts) -> list[list[int]]:
 
 def sample(sampler: VllmSampler, prompts, step: int, seed: int = 3) -> dict[int, Rollout]:
     got: dict[int, Rollout] = {}
-    torch.manual_seed(seed)
-    sampler.sample(prompts, step, got.__setitem__)
+    sampler.sample(prompts, step, sampler.generator(seed), got.__setitem__)
     assert sorted(got) == list(range(len(prompts)))
     return got
 

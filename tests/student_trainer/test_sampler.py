@@ -40,8 +40,7 @@ def sample(student: Student, prompts, **settings) -> tuple[dict[int, Rollout], l
         got[index] = rollout
         order.append(index)
 
-    torch.manual_seed(3)
-    sampler.sample(prompts, 7, keep)
+    sampler.sample(prompts, 7, sampler.generator(3), keep)
     return got, order
 
 
@@ -106,7 +105,7 @@ def test_ids_that_the_teacher_lacks_are_never_sampled(student, prompts):
         student, TransformersSamplerConfig(max_new_tokens=40, candidates=6), 200
     )
     got: dict[int, Rollout] = {}
-    sampler.sample(prompts, 0, got.__setitem__)
+    sampler.sample(prompts, 0, sampler.generator(0), got.__setitem__)
     assert max(int(rollout.response_ids.max()) for rollout in got.values()) < 200
     assert max(int(rollout.candidates.ids.max()) for rollout in got.values()) < 200
 

@@ -202,7 +202,8 @@ def test_compiled_layers_are_one_graph_for_all_lengths_and_none_for_sampling(sco
     assert graphs <= 2, "one with a gradient, one without"
     assert isinstance(settings.sampler, TransformersSamplerConfig)
     sampler = TransformersSampler(student, settings.sampler, student.vocab_size)
-    sampler.sample([one.prompt for one in batch], 0, lambda *_: None)
+    prompts = [one.prompt for one in batch]
+    sampler.sample(prompts, 0, sampler.generator(0), lambda *_: None)
     assert counters["stats"]["unique_graphs"] == graphs
     torch._dynamo.reset()
 

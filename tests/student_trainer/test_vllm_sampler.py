@@ -74,17 +74,32 @@ def test_rollouts_are_those_of_the_weights_that_were_sent(student, address, prom
                 for parameter in student.parameters:
                     parameter += 0.1 * torch.randn_like(parameter)
         rollouts = {}
-        torch.manual_seed(1)
         asked = [prompt for prompt in prompts for _ in range(2)]
-        sampler.sample(asked, 1, rollouts.__setitem__)
+        sampler.sample(asked, 1, sampler.generator(1), rollouts.__setitem__)
         assert sorted(rollouts) == list(range(6))
         assert {rollout.policy_step for rollout in rollouts.values()} == {1}
         for rollout in rollouts.values():
             assert len(rollout.candidates.ids) == 3 * len(rollout.response_ids)
         with pytest.raises(PreconditionFailed, match=r"@1, not .*@2"):
-            sampler.sample(asked, 2, rollouts.__setitem__)
+            sampler.sample(asked, 2, sampler.generator(1), rollouts.__setitem__)
     finally:
         sampler.close()
+
+
+def test_answers_depend_on_their_own_seed_alone(student, address, prompts):
+    sampler = connect(student, address)
+    sampler.update(0)
+    found = []
+    try:
+        for own, of_the_process in ((3, 1), (3, 2), (4, 1)):
+            torch.manual_seed(of_the_process)
+            rollouts = {}
+            sampler.sample(prompts, 0, sampler.generator(own), rollouts.__setitem__)
+            found.append([rollouts[i].response_ids.tolist() for i in range(len(prompts))])
+    finally:
+        sampler.close()
+    first, second, other = found
+    assert first == second != other
 
 
 def test_an_update_that_breaks_off_leaves_the_old_weights(student, address, prompts, engine):
@@ -102,7 +117,7 @@ def test_an_update_that_breaks_off_leaves_the_old_weights(student, address, prom
         sampler.update(1)
     sampler._buffers = whole
     rollouts = {}
-    sampler.sample(prompts, 0, rollouts.__setitem__)
+    sampler.sample(prompts, 0, sampler.generator(0), rollouts.__setitem__)
     assert len(rollouts) == 3
     assert engine.loads == loads
     sampler.update(1)
