@@ -284,17 +284,21 @@ class Trainer:
 
         The student is kept where that was never higher. Nothing may be under way in the sampler.
         """
-        rows, every = self._validation, self._config.eval.every
         try:
-            if rows is not None and self._pauses(self.step, every):
-                self.stage.publish(self.step)
+            if self._validation and self._pauses(self.step, self._config.eval.every):
                 with self._kept_if_teacher_fails(), self._stopping():
-                    accuracy = self._evaluator.accuracy(rows, self._config.eval.limit)
+                    accuracy = self.validate()
                 metrics["eval/accuracy"] = accuracy
                 self._best.offer(self.step, accuracy, self.student)
         finally:
             if self._log and metrics:
                 self._log.write(self.step, metrics)
+
+    def validate(self) -> float:
+        """Greedy accuracy on the validation rows, over all ranks."""
+        assert self._validation is not None, "eval.every is 0"
+        self.stage.publish(self.step)
+        return self._evaluator.accuracy(self._validation, self._config.eval.limit)
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
         """Greedy answers of the student as it is to this rank's share of the first rows of a file."""
