@@ -51,7 +51,7 @@ class DataSet:
         if column is None:
             return
         for index, row in enumerate(self._rows):
-            if (name := row.get(column)) not in known:
+            if (name := row.get(column)) is None or str(name) not in known:
                 raise ValueError(
                     f"{self.path} row {index} names the teacher {name!r} in {column!r}; teacher.named has "
                     f"{', '.join(known)}"
@@ -120,8 +120,9 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         case ".jsonl":
             # Only a newline ends a row: strings may hold other separators of Unicode.
             with path.open(encoding="utf-8", newline="\n") as lines:
-                numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-            return [_read_line(path, n, line) for n, line in numbered]
+                return [
+                    _read_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()
+                ]
         case ".parquet":
             return pq.read_table(path).to_pylist()
         case other:

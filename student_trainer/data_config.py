@@ -33,7 +33,7 @@ class DataConfig(Settings):
     """Text inside the question that stands for an image, such as "<image>"; a question without it has its images first.
     None: no text does."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
-    """Prompts of more tokens, those of images counted, are left out; None: none is. What sampler and teacher take, less
-    the longest response."""
+    """Training prompts of more tokens, those of images counted, are dropped; such a validation row ends the run. None:
+    there is no limit. Give what sampler and teacher take, less the longest response."""
     text_context: Literal["drop", "grey"] = "drop"
     """What both models see where there is to be no picture: nothing, or a uniform grey one of the same size."""

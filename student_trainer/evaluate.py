@@ -3,7 +3,7 @@ r"""Greedy answers to questions of a file, and the share whose \boxed{} is right
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from student_trainer.answer import is_correct
@@ -54,11 +54,15 @@ class Evaluator:
         prompts = (self._prompt(rows, index) for index in mine)
         return evaluate(self._sampler, prompts, self._batch_size)
 
-    def accuracy(self, rows: DataSet, limit: int | None) -> float:
-        """Over all ranks; what one of them failed of is raised on all."""
+    def accuracy(self, rows: DataSet, limit: int | None, publish: Callable[[], None]) -> float:
+        """Over all ranks, of the student as `publish` hands it to the sampler.
+
+        What one of them failed of is raised on all.
+        """
         failure: Exception | None = None
         found = Evaluation(0.0, [])
         try:
+            publish()
             found = self.answers(rows, limit)
         except Exception as error:
             failure = error

@@ -93,8 +93,8 @@ class Learner:
         found = float(whole(norm))
         if not math.isfinite(found):
             raise Diverged(
-                f"the gradient's norm is {found}; lower optimizer.lr, or look for a fault in the data, and go on from "
-                "the last checkpoint"
+                f"the gradient's norm is {found}; look for a fault in the data, or start a new run with a lower "
+                "optimizer.lr (--model may be this run's last checkpoint)"
             )
         torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         return found

@@ -19,9 +19,12 @@ class MetricsLog:
     def __init__(self, run_dir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
         """`first_step` steps are done; `trackers` are closed with the log."""
         path = run_dir / FILE
-        kept = read_metrics(path) if first_step else []
+        found = read_metrics(path) if first_step else []
+        kept = [line for line in found if line["step"] <= first_step]
+        self.last_kept: Mapping[str, float] = kept[-1] if kept else {}
+        """Of the steps that are done already."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(_line(one) for one in kept if one["step"] <= first_step))
+        path.write_text("".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
         self._trackers = tuple(trackers)
 

@@ -193,7 +193,7 @@ class Trainer:
         quiet = None if self.world.first else True
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=quiet)
         saved, spent = None, StepTime()
-        if self.step == 0:
+        if not self._was_evaluated():
             self._evaluate_into({})
         while self.step < config.steps:
             self._stop_if_asked()
@@ -246,10 +246,9 @@ class Trainer:
                 self._save()
             if not isinstance(error, TeacherAway):
                 raise
-            raise TeacherGone(
-                f"{error.message}; step {self.step} is kept in {self._folder}: go on with --resume once the teacher "
-                "is back"
-            ) from error
+            kept = f"step {self.step} is kept in {self._folder}: go on with --resume"
+            said = kept if self.step else "before the first step: start again"
+            raise TeacherGone(f"{error.message}; {said} once the teacher is back") from error
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
@@ -294,11 +293,17 @@ class Trainer:
             if self._log and metrics:
                 self._log.write(self.step, metrics)
 
+    def _was_evaluated(self) -> bool:
+        """Whether the student is as an evaluation before a resume found it; a signal may have broken that off."""
+        told = self._log is not None and "eval/accuracy" in self._log.last_kept
+        return any(self.world.sums([told]))
+
     def validate(self) -> float:
         """Greedy accuracy on the validation rows, over all ranks."""
         assert self._validation is not None, "eval.every is 0"
-        self.stage.publish(self.step)
-        return self._evaluator.accuracy(self._validation, self._config.eval.limit)
+        return self._evaluator.accuracy(
+            self._validation, self._config.eval.limit, lambda: self.stage.publish(self.step)
+        )
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
         """Greedy answers of the student as it is to this rank's share of the first rows of a file."""

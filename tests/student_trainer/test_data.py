@@ -169,7 +169,14 @@ def test_a_teacher_that_nobody_named_is_told_before_the_run(
     data = DataSet(write_jsonl(tmp_path / "rows.jsonl", *rows), config)
     with pytest.raises(ValueError, match=rf"row 1 names the teacher {name!r}.*has maths, sight"):
         data.refuse_teachers_beyond({"maths": "a", "sight": "b"})
-    data.refuse_teachers_beyond({"maths": "a", name: "b"})
+
+
+def test_a_teachers_name_may_be_a_number(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "1", "subject": subject} for subject in (0, 1)]
+    config = TEXT.model_copy(update={"teacher_column": "subject"})
+    data = DataSet(write_jsonl(tmp_path / "rows.jsonl", *rows), config)
+    data.refuse_teachers_beyond({"0": "a", "1": "b"})
+    assert data[1].teacher == "1"
 
 
 @pytest.mark.parametrize(("size", "steps"), [(1, 14), (3, 14), (7, 6), (10, 7), (20, 7)])

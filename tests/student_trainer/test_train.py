@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from protos.errors import InternalFault, PreconditionFailed
+from protos.errors import InternalFault, PreconditionFailed, Unavailable
 from protos.replica_set import TeacherAway
 from protos.scores import Scores
 from student_trainer.checkpoint import checkpoints
@@ -380,13 +380,20 @@ def test_a_gradient_that_is_not_finite_ends_the_run(deterministic, students, row
         batch, _ = trainer.next_batch()
         torn = np.full_like(batch[0].scores.mm_logprobs, math.nan)
         batch[0] = replace(batch[0], scores=replace(batch[0].scores, mm_logprobs=torn))
-        with pytest.raises(Diverged, match=r"norm is nan; lower optimizer\.lr"):
+        with pytest.raises(Diverged, match=r"norm is nan; look for a fault in the data"):
             trainer.learner.step(batch, trainer.step)
         assert all(map(torch.equal, before, trainer.student.parameters))
 
 
-def test_an_evaluation_that_fails_keeps_the_steps_before(students, rows, tmp_path, qwen):
-    """A validation row that can't be read comes up at the end of the run, where it is first asked for."""
+def lines_of(run_dir: Path) -> list[dict[str, float]]:
+    return read_metrics(run_dir / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("failure", "ends_as"), [(TeacherAway("gone"), TeacherGone), (Unavailable("gone"), Unavailable)]
+)
+def test_an_evaluation_that_fails_is_made_up(students, rows, tmp_path, qwen, failure, ends_as):
+    """Who samples is gone at the last evaluation: what was trained is kept, and is evaluated by the resumed run."""
     with serving(qwen) as address:
         settings = config(
             students["qwen"], address, rows, tmp_path, steps=2,
@@ -398,16 +405,19 @@ def test_an_evaluation_that_fails_keeps_the_steps_before(students, rows, tmp_pat
             def fail_later(*arguments):
                 asked.append(arguments)
                 if len(asked) > 1:
-                    raise TeacherAway("the rollout server is gone")
+                    raise failure
                 return answer(*arguments)
 
             trainer.sampler.answer = fail_later
-            with pytest.raises(TeacherGone, match="step 2 is kept"):
+            with pytest.raises(ends_as, match="gone"):
                 trainer.run()
-    assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-000002"]
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [0, 1, 2]
-    assert ["eval/accuracy" in line for line in lines] == [True, False, False]
+        assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-000002"]
+        evaluated = [("eval/accuracy" in line, line["step"]) for line in lines_of(tmp_path)]
+        assert evaluated == [(True, 0), (False, 1), (False, 2)]
+        for _ in range(2):  # the second has nothing left to do
+            train(settings.model_copy(update={"resume": True}))
+            again = [("eval/accuracy" in line, line["step"]) for line in lines_of(tmp_path)]
+            assert again == [*evaluated, (True, 2)]
 
 
 def test_an_evaluation_names_the_row_that_it_cannot_read(deterministic, students, rows, tmp_path):
@@ -420,6 +430,16 @@ def test_an_evaluation_names_the_row_that_it_cannot_read(deterministic, students
         pytest.raises(ValueError, match=r"bad_validation\.jsonl row 0: an image of 99 bytes"),
     ):
         trainer.evaluate(bad, None)
+
+
+def test_an_evaluation_names_the_row_that_is_too_long(deterministic, students, rows, tmp_path):
+    data = {"train": str(rows), "max_prompt_tokens": 20}
+    settings = config(students["qwen"], deterministic, rows, tmp_path, data=data)
+    with (
+        Trainer(settings) as trainer,
+        pytest.raises(ValueError, match=r"rows\.jsonl row 0: the prompt has \d+ tokens"),
+    ):
+        trainer.evaluate(rows, None)
 
 
 def test_bfloat16_passes_leave_float32_weights(deterministic, students, rows, tmp_path):
