@@ -73,7 +73,7 @@ bench-service: $(READY)  ## write benchmarks/results/service.json: fairness, pri
 bench-scoring: $(READY)  ## write benchmarks/results/scoring.json: a data set of 100,000 rows, about 10 minutes
 	$(BIN)/python -m benchmarks.scoring $(BENCH_FLAGS)
 
-science: $(READY)  ## write benchmarks/results/science.json: every objective over 8 seeds, hours; goes on where it stopped
+science: $(READY)  ## write benchmarks/results/science.json: every objective over 7 seeds, hours; goes on where it stopped
 	$(BIN)/python -m benchmarks.science $(BENCH_FLAGS)
 
 bench-trainer: $(READY)  ## write benchmarks/results/trainer.json: overlap, step cost, ranks, memory, about 40 minutes (BENCH_FLAGS="--only overlap")
