@@ -20,14 +20,18 @@ def main() -> int:
         print(refusal, file=sys.stderr)
         return 2
     started: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
-        if not started:
-            sys.exit(128 + number)
-        started[0].send_signal(number)
+        if started:
+            started[0].send_signal(number)
+        else:  # it may run already, and would be left behind
+            early.append(number)
 
     signal.signal(signal.SIGTERM, hand_on)
     started.append(subprocess.Popen(command))
+    for number in early:
+        started[0].send_signal(number)
     # A terminal's Ctrl-C reaches the training by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     status = started[0].wait()

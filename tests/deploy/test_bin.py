@@ -114,3 +114,21 @@ def test_sigterm_reaches_the_training(tmp_path: Path):
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == b"interrupted\n"
         assert process.wait(20) == 130
+
+
+def test_sigterm_reaches_a_training_that_has_hardly_begun(tmp_path: Path):
+    """Sent before who started it knows that it runs: it must not be left behind."""
+    code = (
+        "import os, runpy, signal, subprocess, sys\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, command):\n"
+        "        super().__init__(command, stdin=subprocess.PIPE)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "subprocess.Popen = Popen\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, THEN_REPORT, tmp_path / "run", "sleep", "60"]
+    # A training left behind would hold the pipe open.
+    said = subprocess.run(command, timeout=20, check=False, capture_output=True)
+    assert said.returncode == 128 + signal.SIGTERM
