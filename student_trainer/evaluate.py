@@ -2,8 +2,7 @@ r"""Greedy answers to questions of a file, and the share whose \boxed{} is right
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from student_trainer.answer import is_correct
@@ -23,46 +22,45 @@ class Evaluation:
     responses: list[str]
 
 
-def evaluate(sampler: Sampler, prompts: Iterable[StudentPrompt], batch_size: int) -> Evaluation:
-    """Answer every prompt greedily and compare; no more than a batch of prompts is held at a time."""
-    tokenizer = sampler.student.processor.tokenizer
-    waiting = iter(prompts)
-    responses: list[str] = []
-    right = 0
-    while batch := list(itertools.islice(waiting, batch_size)):
-        for prompt, ids in zip(batch, sampler.answer(batch, batch_size), strict=True):
-            responses.append(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
-            right += is_correct(responses[-1], prompt.answer)
-    return Evaluation(right / max(1, len(responses)), responses)
-
-
 class Evaluator:
-    """Asks the student as it was published last; each rank has its share of the questions."""
+    """Asks the student as it is; each rank has its share of the questions."""
 
     def __init__(
-        self, sampler: Sampler, builder: PromptBuilder, world: World, batch_size: int
+        self,
+        sampler: Sampler,
+        publish: Callable[[], None],
+        builder: PromptBuilder,
+        world: World,
+        batch_size: int,
     ) -> None:
+        """`publish` hands the student's weights to the sampler."""
         self._sampler = sampler
+        self._publish = publish
         self._builder = builder
         self._world = world
         self._batch_size = batch_size
 
     def answers(self, rows: DataSet, limit: int | None) -> Evaluation:
         """Of this rank's share of the first `limit` rows. Raises ValueError that names a row that can't be read."""
+        self._publish()
         count = min(limit or len(rows), len(rows))
         mine = range(self._world.rank, count, self._world.size)
-        prompts = (self._prompt(rows, index) for index in mine)
-        return evaluate(self._sampler, prompts, self._batch_size)
+        tokenizer = self._sampler.student.processor.tokenizer
+        responses: list[str] = []
+        right = 0
+        for first in range(0, len(mine), self._batch_size):  # no more prompts are held at a time
+            batch = [self._prompt(rows, index) for index in mine[first : first + self._batch_size]]
+            answers = self._sampler.answer(batch, self._batch_size)
+            for prompt, ids in zip(batch, answers, strict=True):
+                responses.append(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+                right += is_correct(responses[-1], prompt.answer)
+        return Evaluation(right / max(1, len(responses)), responses)
 
-    def accuracy(self, rows: DataSet, limit: int | None, publish: Callable[[], None]) -> float:
-        """Over all ranks, of the student as `publish` hands it to the sampler.
-
-        What one of them failed of is raised on all.
-        """
+    def accuracy(self, rows: DataSet, limit: int | None) -> float:
+        """Over all ranks; what one of them failed of is raised on all."""
         failure: Exception | None = None
         found = Evaluation(0.0, [])
         try:
-            publish()
             found = self.answers(rows, limit)
         except Exception as error:
             failure = error

@@ -85,9 +85,6 @@ class Trainer:
             )
             self.sampler = make_sampler(config, self.student, self.builder, min(known), self.world)
             opened.callback(self.sampler.close)
-            self._evaluator = Evaluator(
-                self.sampler, self.builder, self.world, config.eval.batch_size
-            )
             self.student.shard(self.world)
             prior.shard(self.world)
             self.learner = Learner(self.student, config, min(known), self.world, prior)
@@ -97,7 +94,10 @@ class Trainer:
                 self.clock,
             )  # fmt: skip
             pipeline = opened.enter_context(
-                Pipeline(self.stage.sample, lambda: self.stage.publish(self.step), config.max_lag)
+                Pipeline(self.stage.sample, self._publish, config.max_lag)
+            )
+            self._evaluator = Evaluator(
+                self.sampler, self._publish, self.builder, self.world, config.eval.batch_size
             )
             self._batches = Batches(
                 config, pipeline, self.stage, self._reward_stage(), self.teachers, self.world, self.clock
@@ -111,6 +111,10 @@ class Trainer:
             self._best = BestCheckpoint(self._folder, self.world, self.step if last else None)
             self._opened = opened.pop_all()
         self._saved_step, self._blindness = self.step, Blindness()
+
+    def _publish(self) -> None:
+        """Sample from now on from the student as it is."""
+        self.stage.publish(self.step)
 
     def _load(self, checkpoint: Path | None) -> Student:
         config = self._config
@@ -301,11 +305,8 @@ class Trainer:
     def validate(self) -> float:
         """Greedy accuracy on the validation rows, over all ranks."""
         assert self._validation is not None, "eval.every is 0"
-        return self._evaluator.accuracy(
-            self._validation, self._config.eval.limit, lambda: self.stage.publish(self.step)
-        )
+        return self._evaluator.accuracy(self._validation, self._config.eval.limit)
 
     def evaluate(self, path: str | Path, limit: int | None) -> Evaluation:
         """Greedy answers of the student as it is to this rank's share of the first rows of a file."""
-        self.stage.publish(self.step)
         return self._evaluator.answers(DataSet(path, self._config.data), limit)

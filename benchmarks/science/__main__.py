@@ -62,7 +62,7 @@ def main() -> None:
         task: json.loads((FOLDER / f"{task}-angles" / GEOMETRY).read_text())
         for task in arguments.tasks
     }
-    angles = {task: found["angles"] for task, found in geometry.items()}
+    angles = {task: measured["angles"] for task, measured in geometry.items()}
     flat = table(results, validation, angles, arguments.steps)
     OUT.write_text(json.dumps(flat, indent=2) + "\n")
     PAGE.write_text(page(results, flat, geometry), encoding="utf-8")

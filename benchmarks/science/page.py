@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from benchmarks.science.findings import NEAR_DEGREES, comparisons
+from benchmarks.science.findings import NEAR_DEGREES
 from benchmarks.science.table import Results
 from student_trainer.report import TEMPLATE
 from student_trainer.report_geometry import deciles_html
@@ -37,7 +37,7 @@ def page(results: Mapping[str, Results], flat: Mapping[str, Any], angles: Mappin
         lede=f"{flat['seeds']} seeds of initial student, sampling and data order, {flat['steps']} steps each. "
         "Learning rate, gamma and lambda were chosen on validation pictures, of auto the rate alone; all figures are "
         "of pictures held out.",
-        results=tasks + _findings(flat["findings"], comparisons(results)),
+        results=tasks + _findings(flat["findings"], flat["comparisons"]),
         deciles=f"<section>\n<h2>Geometry of the gradients</h2>\n{measured}\n</section>",
     )
 
